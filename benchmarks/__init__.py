@@ -1,0 +1,1 @@
+"""Measurements, each one command, each against a reference in the same run."""

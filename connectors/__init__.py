@@ -1,0 +1,1 @@
+"""Everything that knows an outside format or system: events, sources, traces, findings, containment targets."""

@@ -1,0 +1,1 @@
+"""The four cores in the order of a record: ingest, score, fuse, respond; and the shells that feed them."""

@@ -1,0 +1,1 @@
+"""What is learned: profiles, signals, calibration."""

@@ -1,0 +1,1 @@
+"""The `tocsin` command: replays traces, simulates an AI factory, explains alerts."""
