@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -85,7 +85,7 @@ def _foreign(record: bytes) -> tuple[str, str] | None:
     return later(parsed) if isinstance(parsed, dict) else None
 
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ISO = re.compile(r"(\d{4})-(\d\d)-(\d\d)[T ](\d\d):(\d\d)(?::(\d\d)(?:[.,](\d{1,9})\d*)?)?\s?(Z|[+-]\d\d:?\d\d)?", re.ASCII)
 
 
@@ -103,7 +103,7 @@ def iso_time(text: str, field: str) -> int:
     leap = second == "60"
     try:
         moment = datetime(
-            int(year), int(month), int(day), int(hour), int(minute), 59 if leap else int(second or 0), tzinfo=timezone.utc
+            int(year), int(month), int(day), int(hour), int(minute), 59 if leap else int(second or 0), tzinfo=UTC
         )
         if zone and zone != "Z":
             offset = timedelta(hours=int(zone[1:3]), minutes=int(zone[-2:]))
