@@ -171,6 +171,10 @@ class Names:
             self._codes[text] = code
         return code
 
+    def find(self, text: str) -> int | None:
+        """The code of a text if it has one."""
+        return self._codes.get(text)
+
     def of(self, kind: str) -> Coder:
         """The coder of raw names of one kind."""
         coder = self._coders.get(kind)

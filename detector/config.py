@@ -1,0 +1,200 @@
+"""The configuration: one TOML file over ``default.toml``, every mistake named with its key and what was expected."""
+
+from __future__ import annotations
+
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from connectors.names import KINDS
+from detector.policy import Respond, problems
+from models.signals import Signal, learners
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used: one sentence a mistake, each naming the key and what was expected."""
+
+    def __init__(self, mistakes: list[str]) -> None:
+        super().__init__("\n".join(mistakes))
+        self.mistakes = mistakes
+
+
+class Budget(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """How many alerts a day someone is ready to read."""
+
+    alerts_per_day: float
+
+
+class Time(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Bounds on disorder: how far a row may lie behind its profile, how far ahead of all its neighbours."""
+
+    lateness_minutes: float
+    ahead_hours: float
+
+
+class Limits(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Most profiles of each sort, and most identities with bindings."""
+
+    actors: int
+    objects: int
+    endpoints: int
+    pairs: int
+    bindings: int
+
+
+class Identities(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Patterns of identities whose profiles are never given up."""
+
+    restricted: list[str]
+
+
+class CalibrationSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """See ``models.calibration``."""
+
+    cap: float
+    floor: float
+    beta: float
+    equalise_streams: bool
+
+
+class FuseSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """See ``detector.fuse``."""
+
+    quiet_hours: float
+    evidence_floor: float
+
+
+class Config(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Everything that changes results."""
+
+    budget: Budget
+    time: Time
+    limits: Limits
+    identities: Identities
+    calibration: CalibrationSettings
+    fuse: FuseSettings
+    signals: dict[str, dict[str, Any]]
+    respond: Respond
+
+    def learners(self) -> dict[str, Signal]:
+        """The signals by name, in the order of the configuration. Raises ConfigError."""
+        made: dict[str, Signal] = {}
+        mistakes: list[str] = []
+        for name, table in self.signals.items():
+            try:
+                made[name] = _signal(name, table)
+            except ConfigError as error:
+                mistakes += error.mistakes
+        if mistakes:
+            raise ConfigError(mistakes)
+        return made
+
+
+def _signal(name: str, table: dict[str, Any]) -> Signal:
+    known = learners()
+    settings = dict(table)
+    learner = settings.pop("learner", None)
+    if learner not in known:
+        raise ConfigError([f"signals.{name}.learner: expected one of {', '.join(known)}, got {learner!r}"])
+    try:
+        signal = msgspec.convert(settings, known[learner])
+        signal.visit  # noqa: B018  a setting may be wrong in a way only the learner knows
+    except (msgspec.ValidationError, ValueError) as error:
+        raise ConfigError([_sentence(str(error), f"signals.{name}")]) from None
+    if not 0.0 <= signal.weight <= 1.0:
+        raise ConfigError([f"signals.{name}.weight: expected a share between 0 and 1, got {signal.weight}"])
+    return signal
+
+
+def _sentence(text: str, prefix: str = "") -> str:
+    """The message of msgspec as ``key: what was expected``."""
+    what, _, path = text.partition(" - at `$")
+    key = ".".join(part for part in (prefix, path.rstrip("`").lstrip(".").replace("[...]", "")) if part)
+    return f"{key or 'the file'}: {what[0].lower()}{what[1:]}"
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        if isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = _merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _mistakes(config: Config) -> list[str]:
+    """What types cannot say."""
+    found = [
+        (0.0 < config.budget.alerts_per_day <= 10_000, "budget.alerts_per_day: expected a number above 0 and at most 10,000"),
+        (0.0 <= config.time.lateness_minutes <= 10_080, "time.lateness_minutes: expected 0 to 10,080 (a week)"),
+        (1.0 <= config.time.ahead_hours <= 8_760, "time.ahead_hours: expected 1 to 8,760 (a year)"),
+        (config.calibration.cap >= 1, "calibration.cap: expected at least 1"),
+        (0.0 < config.calibration.floor < 30, "calibration.floor: expected above 0 and below 30 nats"),
+        (1.0 <= config.calibration.beta <= 64, "calibration.beta: expected 1 to 64"),
+        (0.0 < config.fuse.quiet_hours <= 720, "fuse.quiet_hours: expected above 0 and at most 720 (30 days)"),
+        (config.fuse.evidence_floor > 0, "fuse.evidence_floor: expected above 0 nats"),
+        (bool(config.signals), "signals: expected at least one signal"),
+    ]
+    mistakes = [text for good, text in found if not good]
+    mistakes += [
+        f"limits.{key}: expected 100 to 1,000,000,000"
+        for key in ("actors", "objects", "endpoints", "pairs", "bindings")
+        if not 100 <= getattr(config.limits, key) <= 1_000_000_000
+    ]
+    mistakes += [
+        f"identities.restricted: expected patterns 'kind:name', kind one of {', '.join(KINDS)}; got {pattern!r}"
+        for pattern in config.identities.restricted
+        if pattern.partition(":")[0] not in KINDS
+    ]
+    if len({pattern for pattern in config.identities.restricted if "*" not in pattern}) > config.limits.actors:
+        mistakes.append("identities.restricted: names more identities than limits.actors keeps")
+    return mistakes + problems(config.respond)
+
+
+def default_text() -> str:
+    """The default configuration file, with its comments."""
+    return resources.files("detector").joinpath("default.toml").read_text(encoding="utf-8")
+
+
+def parse(text: str) -> Config:
+    """A configuration from TOML laid over the default. Raises ConfigError naming every mistake it can tell apart."""
+    try:
+        given = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError([f"not valid TOML: {error}"]) from None
+    try:
+        config = msgspec.convert(_merge(tomllib.loads(default_text()), given), Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError([_sentence(str(error))]) from None
+    mistakes = _mistakes(config)
+    try:
+        config.learners()
+    except ConfigError as error:
+        mistakes += error.mistakes
+    if mistakes:
+        raise ConfigError(mistakes)
+    return config
+
+
+def read(path: Path | None) -> Config:
+    """The configuration of a file, or the default. Raises ConfigError, each mistake prefixed with the file."""
+    if path is None:
+        return parse("")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text file"
+        raise ConfigError([f"{path}: {reason}"]) from None
+    try:
+        return parse(text)
+    except ConfigError as error:
+        raise ConfigError([f"{path}: {mistake}" for mistake in error.mistakes]) from None
+
+
+def digest_text(config: Config) -> bytes:
+    """Canonical bytes of what changes results: state made under one configuration is not continued under another."""
+    return msgspec.json.encode(config, order="deterministic")

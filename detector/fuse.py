@@ -1,0 +1,334 @@
+"""Fuse, the third core: surprising events in, evolving alerts out.
+
+Each piece of evidence is blamed on the endpoint with more distinct surprising partners this hour, on a tie on the actor: a scan's
+source and a flood's victim each become one alert. Per blamed identity evidence accumulates with a leak, for severity; what opens an
+alert is a single event above the threshold that the alert budget sets. An alert opens, is updated when it says something new, and
+closes after quiet hours. Pure: time is the time of the rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from connectors.alert import Alert, Evidence, Reason
+from connectors.event import MINUTE, Action, Outcome, Stream
+from detector.config import Config
+from detector.score import Found
+from models.budget import Budget
+from models.calibration import EVIDENCE, FIRST, LEARNED, OBJECT_STRANGE, ROW, SCORE, UNIT
+from models.kernels import DAY, HOUR, passed
+
+#: A signal takes part in an alert from this many nats on: 1 cell in 20.
+PART = 3.0
+#: Pieces of evidence an alert shows, and an identity without one keeps for the day it gets one.
+SHOWN = 10
+#: Identities whose evidence is kept although they have no alert; the oldest go first.
+REMEMBERED = 50_000
+#: Accumulated evidence, in nats, from which severity rises: 2 low below the first, then medium, high, critical.
+SEVERITIES = (8.0, 20.0, 45.0)
+#: An open alert is updated when its strongest score has risen by this many nats.
+RISE = 2.0
+#: A younger stream, in days, makes its alerts probational.
+PROBATION_DAYS = 1.0
+#: Kinds of identity that containment can act on.
+CONTAINABLE = frozenset({"user", "sa", "pod", "token", "session", "job", "node", "ip"})
+
+
+class Trail(msgspec.Struct):
+    """What is remembered of one identity's evidence: its leaking sum with its time, and the strongest pieces."""
+
+    nats: float = 0.0
+    time: float = 0.0
+    pieces: list[tuple[float, Evidence]] = []
+
+
+class Open(msgspec.Struct):
+    """An open alert and what was last said of it."""
+
+    alert: Alert
+    said: float
+    actors: dict[str, int]
+
+
+class Fuse(msgspec.Struct):
+    """The state of this core: all plain data."""
+
+    budget: Budget
+    strange: dict[str, tuple[float, int]] = {}
+    edges: dict[str, tuple[float, float]] = {}
+    trails: dict[str, Trail] = {}
+    open: dict[str, Open] = {}
+    swept: float = 0.0
+    evidence: int = 0
+
+
+class Fusion:
+    """Judges evidence. ``state`` may be replaced as a whole."""
+
+    def __init__(self, config: Config) -> None:
+        self.state = Fuse(budget=Budget(config.budget.alerts_per_day))
+        self.quiet = config.fuse.quiet_hours * HOUR
+        self.floor = config.fuse.evidence_floor
+        self.learners = config.learners()
+        self.paths: tuple[str, ...] = ()
+
+    def advance(self, now: float) -> list[Alert]:
+        """Move the clock: alerts whose quiet time is over close, the threshold follows the budget."""
+        state = self.state
+        closed = sorted(
+            (held.alert.last + self.quiet, blamed) for blamed, held in state.open.items() if held.alert.last + self.quiet <= now
+        )
+        out = []
+        for time, blamed in closed:
+            state.budget.advance(time)
+            held = state.open.pop(blamed)
+            out.append(self._revise(held, "close", int(time)))
+        state.budget.advance(now)
+        if now // HOUR > state.swept // HOUR:
+            self._sweep(now // HOUR * HOUR)
+        return out
+
+    def judge(self, found: Found) -> list[Alert]:
+        """Fold a run of rows: its evidence in order, and the minutes that pass. Returns the alert revisions it gave rise to.
+
+        The clock ticks with the first row of every minute, surprising or not, so that what happens when does not depend on where a
+        block ends.
+        """
+        out: list[Alert] = []
+        block = found.block
+        if len(block) == 0:
+            return out
+        clock = np.maximum.accumulate(np.maximum(block.time, np.int64(self.state.budget.now)))
+        minute = clock // MINUTE
+        begins = np.flatnonzero(np.diff(minute, prepend=int(self.state.budget.now) // MINUTE)).tolist()
+        ticks = iter([*begins, len(block)])
+        tick = next(ticks)
+        for number, row in enumerate(found.rows):
+            i = int(row[ROW])
+            while tick <= i:
+                out += self.advance(float(clock[tick]))
+                tick = next(ticks)
+            out += self._judge(found, number, i, float(clock[i]))
+        while tick < len(block):
+            out += self.advance(float(clock[tick]))
+            tick = next(ticks)
+        return out
+
+    def _judge(self, found: Found, number: int, i: int, now: float) -> list[Alert]:
+        """One surprising row."""
+        block, row = found.block, found.rows[number]
+        out = self.advance(now)
+        names = block.names.values
+        actor, object_ = names[block.actor[i]], names[block.object[i]]
+        first = bool(row[FIRST] == 2.0)
+        strange = self._partners(actor, now, float(row[UNIT]), first)
+        blamed, role = (object_, "object") if row[OBJECT_STRANGE] > strange else (actor, "actor")
+        self.state.evidence += 1
+        if row[FIRST] == 0.0:
+            held = self.state.open.get(blamed)
+            if held is not None:
+                held.alert.events += 1
+                held.alert.last = max(held.alert.last, int(now))
+            return out
+        return out + self._fold(blamed, role, self._piece(found, number, i), now, first, float(row[UNIT]))
+
+    def _partners(self, actor: str, now: float, unit: float, first: bool) -> int:
+        """Distinct surprising edges of an actor this hour."""
+        since, many = self.state.strange.get(actor, (0.0, 0))
+        if since == 0.0 or passed(now, since, unit, HOUR):
+            since, many = now, 0
+        if first:
+            many += 1
+        if many:
+            self.state.strange[actor] = (since, many)
+        return many
+
+    def _fold(self, blamed: str, role: str, piece: Evidence, now: float, first: bool, unit: float) -> list[Alert]:
+        state = self.state
+        state.budget.note(blamed, piece.score, blamed in state.open)
+        trail = self._accumulate(blamed, piece, now, unit)
+        held = state.open.get(blamed)
+        if held is None:
+            if piece.score <= state.budget.threshold:
+                return []
+            state.budget.opened()
+            state.open[blamed] = held = self._opened(blamed, role, piece, trail, now)
+            return [self._revise(held, "open", int(now))]
+        alert = held.alert
+        alert.events += 1
+        alert.partners += first
+        alert.last = max(alert.last, int(now))
+        news = self._absorb(held, piece, trail)
+        if news:
+            return [self._revise(held, "update", int(now))]
+        return []
+
+    def _accumulate(self, blamed: str, piece: Evidence, now: float, unit: float) -> Trail:
+        """Add what this piece raises its cell's maximum by, above the floor, to the blamed identity's leaking sum."""
+        state = self.state
+        trail = state.trails.get(blamed)
+        if trail is None:
+            if len(state.trails) >= REMEMBERED:
+                del state.trails[next(iter(state.trails))]
+            trail = state.trails[blamed] = Trail()
+        edge = f"{piece.actor}\n{piece.object}\n{piece.action}\n{piece.detail}"
+        since, before = state.edges.get(edge, (0.0, 0.0))
+        if since == 0.0 or passed(now, since, unit, HOUR):
+            since, before = now, 0.0
+        gain = max(piece.score - self.floor, 0.0) - max(before - self.floor, 0.0)
+        state.edges[edge] = (since, max(before, piece.score))
+        trail.nats = trail.nats * math.exp(-max(now - trail.time, 0.0) / self.quiet) + max(gain, 0.0)
+        trail.time = now
+        keep = [(time, old) for time, old in trail.pieces if time > now - DAY and not _same_cell(old, piece, since)]
+        earlier = [old for _, old in trail.pieces if _same_cell(old, piece, since)]
+        strongest = max([*earlier, piece], key=lambda each: each.score)
+        strongest.events = piece.events + sum(old.events for old in earlier)
+        keep.append((now, strongest))
+        keep.sort(key=lambda item: (-item[1].score, item[1].time))
+        trail.pieces = keep[:SHOWN]
+        return trail
+
+    def _opened(self, blamed: str, role: Any, piece: Evidence, trail: Trail, now: float) -> Open:
+        opening = "\n".join((blamed, str(piece.time), piece.actor, piece.object, piece.action, piece.detail, piece.uid))
+        budget = self.state.budget
+        pieces = [each for _, each in trail.pieces]
+        alert = Alert(
+            uid=hashlib.blake2b(opening.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest(),
+            revision=0,
+            activity="open",
+            time=int(now),
+            opened=int(now),
+            first=min(each.time for each in pieces),
+            last=int(now),
+            blamed=blamed,
+            role=role,
+            principals=[],
+            targets=[],
+            score=piece.score,
+            threshold=budget.threshold,
+            evidence_now=0.0,
+            evidence_peak=0.0,
+            severity=2,
+            events=sum(each.events for each in pieces),
+            partners=len({(each.actor, each.object) for each in pieces}),
+            signals=[],
+            streams=[],
+            actions=[],
+            evidence=[],
+            probation=budget.age < PROBATION_DAYS * DAY,
+        )
+        held = Open(alert=alert, said=piece.score, actors={})
+        for each in pieces:
+            self._absorb(held, each, trail)
+        return held
+
+    def _absorb(self, held: Open, piece: Evidence, trail: Trail) -> bool:
+        """Let a piece of evidence change an alert. Returns whether there is news: a signal, a stream, an action, a higher severity
+        or a much higher score."""
+        alert = held.alert
+        before = (alert.severity, len(alert.signals), len(alert.streams), len(alert.actions))
+        alert.evidence_now = trail.nats
+        alert.evidence_peak = max(alert.evidence_peak, trail.nats)
+        alert.severity = max(alert.severity, 2 + sum(alert.evidence_peak >= bound for bound in SEVERITIES))
+        _join(alert.signals, [reason.signal for reason in piece.reasons if reason.surprise >= PART])
+        _join(alert.streams, [piece.stream])
+        _join(alert.actions, [piece.action])
+        if piece.actor in held.actors or len(held.actors) < REMEMBERED:
+            held.actors[piece.actor] = held.actors.get(piece.actor, 0) + 1
+        wanted = [alert.blamed] if alert.role == "actor" else list(held.actors)[:SHOWN]
+        _join(alert.principals, wanted, SHOWN)
+        _join(alert.targets, [name for name in (*wanted, piece.via) if name.partition(":")[0] in CONTAINABLE], 2 * SHOWN)
+        alert.evidence = [each for _, each in trail.pieces]
+        risen = piece.score >= held.said + RISE
+        held.said = max(held.said, piece.score) if risen else held.said
+        return risen or before != (alert.severity, len(alert.signals), len(alert.streams), len(alert.actions))
+
+    def _revise(self, held: Open, activity: Any, time: int) -> Alert:
+        """The next revision of an alert, as a record of its own."""
+        alert = held.alert
+        alert.revision += 1
+        alert.activity = activity
+        alert.time = time
+        if activity == "close":
+            trail = self.state.trails.get(alert.blamed)
+            alert.evidence_now = 0.0 if trail is None else trail.nats * math.exp(-max(time - trail.time, 0.0) / self.quiet)
+        return msgspec.convert(msgspec.to_builtins(alert), Alert)
+
+    def _piece(self, found: Found, number: int, i: int) -> Evidence:
+        block, row = found.block, found.rows[number]
+        names = block.names.values
+        actor, object_ = names[block.actor[i]], names[block.object[i]]
+        late = row[LEARNED] == 0.0
+        reasons = []
+        for k, signal in enumerate(found.signals):
+            gain = float(row[EVIDENCE + k])
+            if gain < 1.0:
+                continue
+            seen, expected, usual = (float(value) for value in found.values[number, k])
+            learner = self.learners[signal]
+            reasons.append(
+                Reason(
+                    signal=signal,
+                    surprise=round(gain, 4),
+                    seen=_finite(seen),
+                    expected=_finite(expected),
+                    usual=_finite(usual),
+                    unit=learner.unit,
+                    base_rate=float(f"{math.exp(-gain):.3g}"),
+                    text=learner.text(seen, expected, usual, actor, object_),
+                )
+            )
+        reasons.sort(key=lambda reason: -math.log(self.learners[reason.signal].weight or 1e-9) - reason.surprise)
+        via, detail = int(block.via[i]), int(block.detail[i])
+        partition = int(block.partition[i])
+        return Evidence(
+            time=int(block.time[i]),
+            stream=Stream(block.stream[i]).name,
+            action=Action(block.action[i]).name,
+            outcome=Outcome(block.outcome[i]).name,
+            actor=actor,
+            object=object_,
+            via=names[via] if via >= 0 else "",
+            detail=names[detail] if detail >= 0 else "",
+            score=round(float(row[SCORE]), 4),
+            reasons=reasons,
+            source=block.sources[block.source[i]],
+            partition=self.paths[partition] if partition < len(self.paths) else str(partition),
+            offset=int(block.record[i]),
+            uid=block.uid[i],
+            events=1,
+            lowered=["it came too late to be learned, so it was only scored"] if late else [],
+        )
+
+    def _sweep(self, now: float) -> None:
+        """Forget what no longer matters, so that memory follows what is going on, not what has been."""
+        state = self.state
+        state.swept = now
+        state.strange = {actor: held for actor, held in state.strange.items() if now - held[0] < 2 * HOUR}
+        state.edges = {edge: held for edge, held in state.edges.items() if now - held[0] < 2 * HOUR}
+        state.trails = {blamed: trail for blamed, trail in state.trails.items() if now - trail.time < DAY or blamed in state.open}
+
+
+def _same_cell(old: Evidence, new: Evidence, since: float) -> bool:
+    return (
+        old.time >= since
+        and old.actor == new.actor
+        and old.object == new.object
+        and old.action == new.action
+        and old.detail == new.detail
+    )
+
+
+def _join(held: list[str], more: list[str], most: int = 1_000) -> None:
+    for each in more:
+        if each and each not in held and len(held) < most:
+            held.append(each)
+
+
+def _finite(value: float) -> float | None:
+    return float(f"{value:.6g}") if np.isfinite(value) else None

@@ -1,0 +1,161 @@
+"""Who is behind an address, a pod, a job or a token: bindings valid in event time, and the principal at the end of their chain.
+
+Pods and their addresses live for minutes; a baseline on them learns nothing, and one that passes with a reused address from one pod
+to the next accuses the innocent. So events are scored on principals. What no binding explains stays its own identity.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from connectors.event import Binding, Block
+from connectors.names import Names
+
+#: Hops from an address to whoever answers for it: ip, pod, service account or workload, user, and one to spare.
+LONGEST_CHAIN = 5
+#: Bindings kept of one subject; the oldest go first.
+LONGEST_HISTORY = 64
+
+_ALWAYS = (-(1 << 62), 1 << 62)
+
+
+class Bindings:
+    """Histories of bindings, bounded by ``limit`` subjects: those not renewed for longest go first."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.forgotten = 0
+        self._times: dict[str, list[int]] = {}
+        self._targets: dict[str, list[str | None]] = {}
+        self._names: Names | None = None
+        self._bound = np.zeros(0, np.bool_)
+        self._known = 0
+
+    def __len__(self) -> int:
+        return len(self._times)
+
+    def bind(self, binding: Binding) -> None:
+        """Take a binding into account, wherever in time it belongs."""
+        times = self._times.pop(binding.subject, None)
+        if times is None:
+            times, targets = [], []
+            if len(self._times) >= self.limit:
+                oldest = next(iter(self._times))
+                del self._times[oldest], self._targets[oldest]
+                self.forgotten += 1
+            if self._names is not None:
+                code = self._names.find(binding.subject)
+                if code is not None and code < self._known:
+                    self._bound[code] = True
+        else:
+            targets = self._targets.pop(binding.subject)
+        self._times[binding.subject] = times
+        self._targets[binding.subject] = targets
+        place = bisect_right(times, binding.time)
+        if place and times[place - 1] == binding.time:
+            targets[place - 1] = binding.target
+        elif not place or targets[place - 1] != binding.target:
+            times.insert(place, binding.time)
+            targets.insert(place, binding.target)
+        del times[:-LONGEST_HISTORY], targets[:-LONGEST_HISTORY]
+
+    def principal(self, identity: str, time: int) -> tuple[str, int, int]:
+        """(who answers for ``identity`` at ``time``, and the span of time [from, to) in which that holds as far as is known)."""
+        begin, end = _ALWAYS
+        seen = {identity}
+        for _ in range(LONGEST_CHAIN):
+            times = self._times.get(identity)
+            if times is None:
+                break
+            place = bisect_right(times, time)
+            if place < len(times):
+                end = min(end, times[place])
+            if place == 0:
+                break
+            begin = max(begin, times[place - 1])
+            target = self._targets[identity][place - 1]
+            if target is None or target in seen:
+                break
+            seen.add(target)
+            identity = target
+        return identity, begin, end
+
+    def resolve(self, block: Block, bindings: Sequence[tuple[int, Binding]]) -> None:
+        """Replace actors and objects by their principals, in place; ``via`` keeps the actor that the record named.
+
+        ``bindings``: (row before which it takes effect, binding), in order. A row sees the bindings of earlier records only, so that
+        it resolves the same way however the log is cut into blocks.
+        """
+        start = 0
+        for row, binding in bindings:
+            if row > start:
+                self._resolve(block, start, row)
+                start = row
+            self.bind(binding)
+        if start < len(block):
+            self._resolve(block, start, len(block))
+
+    def _resolve(self, block: Block, start: int, stop: int) -> None:
+        self._follow(block.names)
+        if not self._times:
+            return
+        time = block.time[start:stop]
+        for column in ("actor", "object"):
+            codes = getattr(block, column)[start:stop]
+            rows = np.flatnonzero(self._bound[codes])
+            if len(rows) == 0:
+                continue
+            before = codes[rows]
+            after = self._principals(block.names, before, time[rows])
+            codes[rows] = after
+            if column == "actor":
+                via = block.via[start:stop]
+                moved = rows[(after != before) & (via[rows] < 0)]
+                via[moved] = before[(after != before) & (via[rows] < 0)]
+
+    def _principals(self, names: Names, codes: np.ndarray, time: np.ndarray) -> np.ndarray:
+        out = np.empty_like(codes)
+        first, last = int(time.min()), int(time.max())
+        for code in np.unique(codes).tolist():
+            rows = np.flatnonzero(codes == code)
+            name, begin, end = self.principal(names.values[code], first)
+            if begin <= first and last < end:
+                out[rows] = names.code(name)
+                continue
+            for row in rows.tolist():
+                moment = int(time[row])
+                if not begin <= moment < end:
+                    name, begin, end = self.principal(names.values[code], moment)
+                out[row] = names.code(name)
+        return out
+
+    def _follow(self, names: Names) -> None:
+        """Keep one flag per code of ``names``: whether there is any binding of it."""
+        if names is not self._names:
+            self._names, self._known = names, 0
+        if len(names) > len(self._bound):
+            self._bound = np.concatenate([self._bound, np.zeros(2 * len(names) - len(self._bound), np.bool_)])
+        for code in range(self._known, len(names)):
+            self._bound[code] = names.values[code] in self._times
+        self._known = len(names)
+
+    def dump(self) -> dict[str, Any]:
+        """Plain data, in order of renewal."""
+        return {
+            "version": 1,
+            "forgotten": self.forgotten,
+            "histories": [[subject, times, self._targets[subject]] for subject, times in self._times.items()],
+        }
+
+    def load(self, data: dict[str, Any]) -> None:
+        """Take over what ``dump`` gave. Raises ValueError on another version."""
+        if data["version"] != 1:
+            raise ValueError(f"state of the bindings: version {data['version']}, this release reads 1")
+        self.forgotten = data["forgotten"]
+        self._times = {subject: list(times) for subject, times, _ in data["histories"]}
+        self._targets = {subject: list(targets) for subject, _, targets in data["histories"]}
+        self._names = None

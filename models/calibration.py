@@ -1,0 +1,212 @@
+"""Calibration: surprises of different signals on one scale, and their sum.
+
+Per stream and signal a histogram of *(edge, hour) cells*, each counted once at its strongest. A surprise becomes
+G = -ln(share of cells at least as surprising): the scale is the same for all, an empty history says G = 0, nothing is strange.
+An endpoint may teach at most ``cap`` cells an hour, so that a flood of spoofed addresses cannot make itself normal.
+Signals add up inside a logarithm: score = 1/beta ln sum (w e^G)^beta, between the harmonic mean and the minimum of the p-values.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+from models.kernels import DAY, HOUR, advance, hour_unit, passed
+
+BINS = 256
+#: Bins to a nat. A surprise past the last bin (32 nats) counts as the last.
+PER_NAT = 8.0
+#: Where a drifting signal's mean is put, so that what is below it still has bins.
+CENTRE = 8.0
+#: Cells of the tail that is extrapolated. 10 to 100 did equally well on DARPA-98 June.
+TAIL_CELLS = 30.0
+#: Weight of a taught cell in a drifting signal's running mean, at least. 5,000 costs hard-mode AUC, without it growth costs budget.
+SLOWEST_MEAN = 1.0 / 20_000.0
+#: Memory of the histograms.
+MEMORY = 30.0 * DAY
+#: A thin stream's scores are stretched as if it had had at least this many cells: few cells prove little.
+FEWEST = 300.0
+#: ... and at most this much.
+MOST_STRETCH = 2.0
+#: A row of a known cell is evidence again when it is this much stronger, in nats: one bin.
+STEP = 1.0 / PER_NAT
+
+#: Fields on the pair table: whether its current cell teaches; score already reported in it; then one bin a signal.
+PAIR = ("taught", "peak")
+#: Fields on the object table: cells taught this hour and since when; surprising partners this hour and since when.
+OBJECT = ("cells", "cells_since", "strange", "strange_since")
+
+#: Columns of the evidence matrix before the G of each signal.
+ROW, SCORE, FIRST, OBJECT_STRANGE, UNIT, LEARNED = range(6)
+EVIDENCE = 6
+
+
+@njit(cache=True)
+def _rebuild(histogram: np.ndarray, weight: float, beta: float, stretch: float, gain: np.ndarray, term: np.ndarray) -> None:
+    """One signal's table: ``gain[bin]`` = G, ``term[bin]`` = (w e^G)^beta."""
+    total = 0.0
+    for b in range(BINS):
+        total += histogram[b]
+    above = 0.0
+    edge = -1
+    excess = 0.0
+    for b in range(BINS - 1, -1, -1):
+        above += histogram[b]
+        if edge < 0:
+            excess += above
+            if above >= TAIL_CELLS:
+                edge = b
+        gain[b] = math.log((1.0 + total) / (1.0 + above))
+    most = math.log(1.0 + total) + 2.0
+    if edge >= 0:
+        # Mean excess over the edge of the cells beyond it, in nats; ``excess`` summed (b - edge + 1) over them.
+        mean = (excess / max(histogram_above(histogram, edge), 1.0) - 1.0) / PER_NAT + 0.5
+        for b in range(edge + 1, BINS):
+            # Where most cells share one value the mean excess is next to nothing and would make anything above it a wonder: what has
+            # been seen there already bounds it.
+            bound = gain[b] + 1.0 if gain[b] < most - 2.0 else most
+            gain[b] = min(gain[edge] + (b - edge) / PER_NAT / mean, bound)
+    for b in range(BINS):
+        gain[b] = min(gain[b], most) * stretch
+        term[b] = (weight * math.exp(gain[b])) ** beta
+
+
+@njit(cache=True)
+def histogram_above(histogram: np.ndarray, edge: int) -> float:
+    """Cells in ``edge`` and the bins above it."""
+    total = 0.0
+    for b in range(edge, BINS):
+        total += histogram[b]
+    return total
+
+
+@njit(cache=True)
+def calibrate(
+    time: np.ndarray,
+    learn: np.ndarray,
+    new_hour: np.ndarray,
+    stream: np.ndarray,
+    actor_cells: np.ndarray,
+    surprise: np.ndarray,
+    object_slot: np.ndarray,
+    pair_slot: np.ndarray,
+    object_: np.ndarray,
+    pair: np.ndarray,
+    clock: np.ndarray,
+    streams: np.ndarray,
+    means: np.ndarray,
+    histogram: np.ndarray,
+    gain: np.ndarray,
+    term: np.ndarray,
+    weights: np.ndarray,
+    drifts: np.ndarray,
+    settings: np.ndarray,
+    score: np.ndarray,
+    evidence: np.ndarray,
+) -> int:
+    """Score rows, teach cells, collect evidence. Returns how many evidence rows were written.
+
+    ``surprise`` float64[signals, n], NaN = the row does not say. ``clock`` [now, age]. ``streams`` float64[S, 4]: cells taught, cells
+    and time at the last rebuild, whether ever built. ``means`` float64[S, signals, 2]: running mean, cells in it.
+    ``histogram``, ``gain``, ``term`` float64[S, signals, BINS]. ``settings``: cap, floor, beta, stretch (0/1).
+    ``score`` float64[n] and ``evidence`` float64[n, EVIDENCE + signals] are written.
+    """
+    many = surprise.shape[0]
+    cap = settings[0]
+    floor = settings[1]
+    beta = settings[2]
+    found = 0
+    bins = np.zeros(many, np.int64)
+    for i in range(len(time)):
+        now = time[i]
+        advance(clock, now)
+        unit = hour_unit(clock[1])
+        s = stream[i]
+        cells = streams[s]
+        if cells[3] == 0.0 or (now > cells[2] and passed(now, cells[2], unit, HOUR)) or cells[0] >= 1.3 * cells[1] + 20.0:
+            fade = math.exp(-max(now - cells[2], 0.0) / MEMORY) if cells[3] != 0.0 else 1.0
+            cells[0] *= fade
+            stretch = 1.0
+            if settings[3] != 0.0:
+                everything = 0.0
+                for other in range(len(streams)):
+                    everything += streams[other, 0]
+                stretch = min(math.log(1.0 + max(everything, FEWEST)) / math.log(1.0 + max(cells[0], FEWEST)), MOST_STRETCH)
+            for k in range(many):
+                for b in range(BINS):
+                    histogram[s, k, b] *= fade
+                _rebuild(histogram[s, k], weights[k], beta, stretch, gain[s, k], term[s, k])
+            cells[1] = cells[0]
+            cells[2] = max(now, cells[2])
+            cells[3] = 1.0
+        total = 0.0
+        for k in range(many):
+            x = surprise[k, i]
+            if math.isnan(x):
+                bins[k] = -1
+                total += weights[k] ** beta
+                continue
+            if drifts[k] and means[s, k, 1] > 0.0:
+                x = x - means[s, k, 0] + CENTRE
+            elif drifts[k]:
+                x = CENTRE
+            b = min(max(int(x * PER_NAT), 0), BINS - 1)
+            bins[k] = b
+            total += term[s, k, b]
+        value = math.log(total) / beta
+        score[i] = value
+        o = object_[object_slot[i]]
+        p = pair[pair_slot[i]]
+        if learn[i]:
+            if new_hour[i]:
+                if o[1] == 0.0 or passed(now, o[1], unit, HOUR):
+                    o[0] = 0.0
+                    o[1] = now
+                p[1] = 0.0
+                p[0] = 0.0
+                if actor_cells[i] <= cap and o[0] < cap:
+                    o[0] += 1.0
+                    p[0] = 1.0
+                    cells[0] += 1.0
+                    for k in range(many):
+                        p[2 + k] = bins[k]
+                        if bins[k] < 0:
+                            continue
+                        histogram[s, k, bins[k]] += 1.0
+                        if drifts[k]:
+                            means[s, k, 1] += 1.0
+                            weight = max(1.0 / means[s, k, 1], SLOWEST_MEAN)
+                            means[s, k, 0] += weight * (surprise[k, i] - means[s, k, 0])
+            elif p[0] != 0.0:
+                for k in range(many):
+                    b = bins[k]
+                    before = int(p[2 + k])
+                    if b > before:
+                        if before >= 0:
+                            histogram[s, k, before] = max(histogram[s, k, before] - 1.0, 0.0)
+                        histogram[s, k, b] += 1.0
+                        p[2 + k] = b
+        if value < floor:
+            continue
+        first = p[1] == 0.0
+        stronger = value >= p[1] + STEP
+        if first and learn[i]:
+            if o[3] == 0.0 or passed(now, o[3], unit, HOUR):
+                o[2] = 0.0
+                o[3] = now
+            o[2] += 1.0
+        row = evidence[found]
+        row[ROW] = i
+        row[SCORE] = value
+        row[FIRST] = 2.0 if first else (1.0 if stronger else 0.0)
+        row[OBJECT_STRANGE] = o[2]
+        row[UNIT] = unit
+        row[LEARNED] = 1.0 if learn[i] else 0.0
+        for k in range(many):
+            row[EVIDENCE + k] = gain[s, k, bins[k]] if bins[k] >= 0 else 0.0
+        found += 1
+        if stronger:
+            p[1] = value
+    return found

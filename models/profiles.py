@@ -1,0 +1,144 @@
+"""Profiles: what is remembered of each entity or pair, as rows of numpy arrays.
+
+A ``Table`` maps 64-bit keys (stable hashes of identities) to slots and holds, per owner (a signal, or the visit itself), one
+``float64[slots, fields]`` array. No Python object per entity, no names: a table of a million entities is a few arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import pyarrow as pa
+
+from models.kernels import FULLEST, find_or_add, index_all, keys_by_slot
+
+#: Version of the chunk records. A reader refuses a newer one.
+CHUNK_VERSION = 1
+#: Slots in a chunk record: keeps one well below a broker's default message limit.
+CHUNK_SLOTS = 1000
+
+
+class Table:
+    """Slots by key with a bound on their number.
+
+    ``fields``: owner -> names of its float64 fields. ``limit``: most slots. The slot order is the order of first sight.
+    """
+
+    def __init__(self, name: str, fields: Mapping[str, tuple[str, ...]], limit: int) -> None:
+        self.name = name
+        self.fields = {owner: tuple(names) for owner, names in fields.items()}
+        self.limit = limit
+        self.used = 0
+        self._keys = np.zeros(2048, np.uint64)
+        self._slots = np.zeros(2048, np.int32)
+        self.columns = {owner: np.zeros((1024, len(names))) for owner, names in self.fields.items()}
+        self.protected = np.zeros(1024, np.bool_)
+
+    def __getitem__(self, owner: str) -> np.ndarray:
+        """float64[capacity, fields] of one owner. Growing replaces it: fetch it anew for each block."""
+        return self.columns[owner]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held: index, columns, spare room."""
+        return self._keys.nbytes + self._slots.nbytes + self.protected.nbytes + sum(column.nbytes for column in self.columns.values())
+
+    def find(self, wanted: np.ndarray, out: np.ndarray, start: int, stop: int) -> int:
+        """Slots of ``wanted[start:stop]`` into ``out``, adding new keys. Returns the row before which the limit was met, or stop."""
+        room = self.used + stop - start
+        if room > FULLEST * len(self._keys):
+            self._reindex(room, self.keys())
+        done, self.used = find_or_add(self._keys, self._slots, wanted, out, start, stop, self.used, self.limit)
+        if self.used > len(self.protected):
+            capacity = min(max(self.used, len(self.protected) * 3 // 2), max(self.limit, self.used))
+            more = capacity - len(self.protected)
+            self.columns = {
+                owner: np.concatenate([column, np.zeros((more, column.shape[1]))]) for owner, column in self.columns.items()
+            }
+            self.protected = np.concatenate([self.protected, np.zeros(more, np.bool_)])
+        return done
+
+    def keys(self) -> np.ndarray:
+        """uint64[used]: the key of each slot."""
+        out = np.zeros(self.used, np.uint64)
+        keys_by_slot(self._keys, self._slots, out)
+        return out
+
+    def _reindex(self, room: int, keys: np.ndarray) -> None:
+        size = 2048
+        while room > FULLEST * size:
+            size *= 2
+        self._keys = np.zeros(size, np.uint64)
+        self._slots = np.zeros(size, np.int32)
+        index_all(self._keys, self._slots, keys, len(keys))
+
+    def evict(self, last: np.ndarray, share: float = 1 / 16) -> int:
+        """Make room: forget the ``share`` of the limit that has been idle longest, the protected never. Returns how many.
+
+        ``last``: float64[used], the time each slot was last seen or last gave cause for worry; ties go by slot. What stays keeps its
+        order and moves up.
+        """
+        candidates = np.flatnonzero(~self.protected[: self.used])
+        many = min(max(int(self.limit * share), 1), len(candidates))
+        idle = candidates[np.argsort(last[candidates], kind="stable")[:many]]
+        keep = np.ones(self.used, np.bool_)
+        keep[idle] = False
+        keys = self.keys()[keep]
+        for column in self.columns.values():
+            column[: len(keys)] = column[: self.used][keep]
+            column[len(keys) :] = 0.0
+        self.protected[: len(keys)] = self.protected[: self.used][keep]
+        self.protected[len(keys) :] = False
+        self.used = len(keys)
+        self._reindex(self.used, keys)
+        return many
+
+    def dump(self) -> Iterator[bytes]:
+        """The table as chunk records (Arrow IPC streams), each of at most CHUNK_SLOTS slots, in slot order. At least one."""
+        keys = self.keys()
+        for start in range(0, max(self.used, 1), CHUNK_SLOTS):
+            rows = slice(start, min(start + CHUNK_SLOTS, self.used))
+            arrays = [pa.array(keys[rows]), pa.array(self.protected[rows])]
+            names = ["key", "protected"]
+            for owner, fields in self.fields.items():
+                for position, field in enumerate(fields):
+                    names.append(f"{owner}.{field}")
+                    arrays.append(pa.array(np.ascontiguousarray(self.columns[owner][rows, position])))
+            metadata = {"tocsin.chunk": str(CHUNK_VERSION), "table": self.name, "start": str(start)}
+            schema = pa.schema([pa.field(name, array.type) for name, array in zip(names, arrays, strict=True)], metadata)
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, schema) as writer:
+                writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
+            yield sink.getvalue().to_pybytes()
+
+    def load(self, chunks: list[bytes]) -> None:
+        """Take over what ``dump`` gave, in order. Raises ValueError, with a sentence, on another version, table or set of fields."""
+        batches = []
+        expected = ["key", "protected", *(f"{owner}.{field}" for owner, fields in self.fields.items() for field in fields)]
+        for chunk in chunks:
+            try:
+                table = pa.ipc.open_stream(chunk).read_all()
+            except pa.ArrowInvalid as error:
+                raise ValueError(f"state of {self.name}: not a chunk record ({error})") from None
+            metadata = table.schema.metadata or {}
+            version = int(metadata.get(b"tocsin.chunk", b"0"))
+            if not 1 <= version <= CHUNK_VERSION:
+                raise ValueError(f"state of {self.name}: chunk version {version}, this release reads 1 to {CHUNK_VERSION}")
+            if table.schema.names != expected or metadata.get(b"table", b"").decode() != self.name:
+                raise ValueError(f"state of {self.name} was made with other signals than the configuration names")
+            batches.append(table)
+        whole = pa.concat_tables(batches)
+        used = whole.num_rows
+        if used > self.limit:
+            raise ValueError(f"state of {self.name} holds {used} profiles, the configured limit is {self.limit}")
+        capacity = max(1024, used)
+        self.used = used
+        self.protected = np.zeros(capacity, np.bool_)
+        self.protected[:used] = whole.column("protected").to_numpy()
+        for owner, fields in self.fields.items():
+            column = np.zeros((capacity, len(fields)))
+            for position, field in enumerate(fields):
+                column[:used, position] = whole.column(f"{owner}.{field}").to_numpy()
+            self.columns[owner] = column
+        self._reindex(used, whole.column("key").to_numpy())

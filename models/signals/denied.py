@@ -1,0 +1,115 @@
+"""Denied ratio: refusals of this hour against the actor's usual share of them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+from models.kernels import DAY, HOUR, passed
+from models.signals import Rows, Signal, Visit, number
+
+#: Pseudo-attempts with which an actor leans on everyone's share.
+LEAN = 20.0
+
+
+@njit(cache=True)
+def _denied(
+    time: np.ndarray,
+    learn: np.ndarray,
+    refused: np.ndarray,
+    weight: np.ndarray,
+    slot: np.ndarray,
+    table: np.ndarray,
+    scalars: np.ndarray,
+    memory: float,
+    out: np.ndarray,
+) -> None:
+    for i in range(len(time)):
+        if math.isnan(refused[i]):
+            out[:, i] = math.nan
+            continue
+        row = table[slot[i]]
+        now = time[i]
+        everyone = (scalars[0] + 0.5) / (scalars[1] + 10.0)
+        share = (row[0] + LEAN * everyone) / (row[1] + LEAN)
+        if learn[i] and (row[4] == 0.0 or passed(now, row[4], HOUR, HOUR)):
+            if row[4] != 0.0:
+                # The hour that is over teaches at most twice the usual share of refusals, and at least one.
+                fade = math.exp(-max(now - row[4], 0.0) / memory)
+                taught = min(row[2], max(1.0, 2.0 * share * row[3]))
+                row[0] = (row[0] + taught) * fade
+                row[1] = (row[1] + row[3]) * fade
+                fade = math.exp(-max(now - scalars[2], 0.0) / memory)
+                scalars[0] = scalars[0] * fade + taught
+                scalars[1] = scalars[1] * fade + row[3]
+                scalars[2] = max(now, scalars[2])
+                everyone = (scalars[0] + 0.5) / (scalars[1] + 10.0)
+                share = (row[0] + LEAN * everyone) / (row[1] + LEAN)
+            row[2] = 0.0
+            row[3] = 0.0
+            row[4] = now
+        bad = row[2] + refused[i] * weight[i]
+        tried = row[3] + weight[i]
+        if learn[i]:
+            row[2] = bad
+            row[3] = tried
+        x = 0.0
+        if refused[i] > 0.0 and bad > share * tried:
+            # Chernoff bound of a binomial: tried times the divergence of the seen from the usual share.
+            x = bad * math.log(bad / (share * tried))
+            if bad < tried:
+                x += (tried - bad) * math.log((tried - bad) / ((1.0 - share) * tried))
+        out[0, i] = max(x, 0.0)
+        out[1, i] = bad
+        out[2, i] = share * tried
+        out[3, i] = max(1.0, math.ceil(share * tried + 2.0 * math.sqrt(share * (1.0 - share) * tried)))
+
+
+class Denied(Signal):
+    """Chernoff bound of a binomial for the refusals (denied or failed) among this hour's attempts.
+
+    Idea: probing, guessing and scanning are refused far more often than work is. Only a refused event is surprising, so that evidence
+    points at refusals. Fails on attackers with valid rights and where the source does not say the outcome.
+    Cost: two logarithms a refused event, 40 bytes an actor. Parameters: ``memory_days``. Paper: Chernoff, 1952.
+    """
+
+    unit = "refusals this hour"
+
+    weight: float = 0.1
+    memory_days: float = 7.0
+
+    @property
+    def visit(self) -> Visit:
+        """At the actor."""
+        return "actor"
+
+    def state(self) -> dict[str, tuple[str, ...]]:
+        """Decayed refusals and attempts; this hour's, and when it began."""
+        return {"actor": ("refused", "tried", "refused_now", "tried_now", "since")}
+
+    def scalars(self) -> tuple[str, ...]:
+        """Everyone's refusals and attempts, and their time."""
+        return ("refused", "tried", "time")
+
+    def surprise(self, rows: Rows, tables: dict[str, np.ndarray], scalars: np.ndarray, out: np.ndarray) -> None:
+        """See the contract."""
+        _denied(
+            rows.time,
+            rows.learn,
+            rows.refused,
+            rows.weight,
+            rows.slots["actor"],
+            tables["actor"],
+            scalars,
+            self.memory_days * DAY,
+            out,
+        )
+
+    def text(self, seen: float, expected: float, usual: float, actor: str, object: str) -> str:
+        """See the contract."""
+        return f"{actor} was refused {number(seen)} times this hour, {number(expected)} expected, up to {number(usual)} would be normal"
+
+
+LEARNER = Denied
