@@ -118,12 +118,13 @@ class Reject(NamedTuple):
     """A record that could not be decoded.
 
     ``record``: index in its batch. ``reason``: stable, countable, low cardinality, ``<what>:<field>``
-    (``wrong-type:orig_bytes``). ``message``: the sentence for people.
+    (``wrong-type:orig_bytes``). ``message``: the sentence for people. ``raw``: the record's first KiB, added by the reader.
     """
 
     record: int
     reason: str
     message: str
+    raw: bytes = b""
 
 
 _COLUMNS: dict[str, Any] = {

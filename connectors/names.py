@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import socket
 import unicodedata
 from collections.abc import Iterable
 from typing import Final
@@ -53,6 +54,15 @@ class BadName(ValueError):
 
 def _address(text: str) -> str:
     """The one spelling of an IP address: no zero padding, IPv6 compressed, IPv4-mapped IPv6 as IPv4, no zone, no brackets."""
+    try:
+        # Accepts exactly the usual form of IPv4, several times faster than the careful way below.
+        socket.inet_pton(socket.AF_INET, text)
+    except OSError:
+        return _unusual_address(text)
+    return text
+
+
+def _unusual_address(text: str) -> str:
     bare = text.strip("[]").partition("%")[0]
     if bare.count(".") == 3 and ":" not in bare:
         parts = bare.split(".")

@@ -76,6 +76,8 @@ class Fusion:
         self.floor = config.fuse.evidence_floor
         self.learners = config.learners()
         self.paths: tuple[str, ...] = ()
+        #: The strongest pieces of evidence of this run, one an edge and hour: for its summary, no part of the state.
+        self.strongest: list[Evidence] = []
 
     def advance(self, now: float) -> list[Alert]:
         """Move the clock: alerts whose quiet time is over close, the threshold follows the budget."""
@@ -188,10 +190,18 @@ class Fusion:
         earlier = [old for _, old in trail.pieces if _same_cell(old, piece, since)]
         strongest = max([*earlier, piece], key=lambda each: each.score)
         strongest.events = piece.events + sum(old.events for old in earlier)
+        self._rank(strongest, earlier)
         keep.append((now, strongest))
         keep.sort(key=lambda item: (-item[1].score, item[1].time))
         trail.pieces = keep[:SHOWN]
         return trail
+
+    def _rank(self, piece: Evidence, earlier: list[Evidence]) -> None:
+        ranked = [each for each in self.strongest if not any(each is old for old in earlier)]
+        if not any(each is piece for each in ranked):
+            ranked.append(piece)
+        ranked.sort(key=lambda each: (-each.score, each.time))
+        self.strongest = ranked[:SHOWN]
 
     def _opened(self, blamed: str, role: Any, piece: Evidence, trail: Trail, now: float) -> Open:
         opening = "\n".join((blamed, str(piece.time), piece.actor, piece.object, piece.action, piece.detail, piece.uid))

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from connectors.alert import Alert, Evidence
+from connectors.alert import Alert
 from connectors.event import Block, Reject
 from connectors.names import Names
 from connectors.sources import Decoded
@@ -21,12 +21,10 @@ from detector.config import Config
 from detector.fuse import Fusion
 from detector.identity import Bindings
 from detector.ingest import Merge, TimeGuard
-from detector.score import ActorVisit, Found, ObjectVisit
+from detector.score import ActorVisit, ObjectVisit
 
 #: Records of each reason that are shown; all are counted.
 EXAMPLES = 3
-#: Strongest pieces of evidence that a summary names.
-STRONGEST = 10
 
 
 class Log(Protocol):
@@ -73,7 +71,6 @@ class Cores:
         self.actors = ActorVisit(config)
         self.objects = ObjectVisit(config)
         self.fusion = Fusion(config)
-        self.strongest: dict[tuple[str, ...], Evidence] = {}
 
     def fold(self, block: Block, scores: Callable[[np.ndarray], None] | None = None) -> list[Alert]:
         """Score a resolved block, learn it, judge what came out."""
@@ -210,6 +207,3 @@ class Pipeline:
                 place.records = max(place.records, int(record.max()) + 1)
                 newest = int(block.time[mine].max())
                 place.clock = newest if place.clock is None else max(place.clock, newest)
-
-
-__all__ = ["STRONGEST", "Cores", "Found", "Log", "Pipeline", "Place", "Tally"]

@@ -102,9 +102,7 @@ def iso_time(text: str, field: str) -> int:
     year, month, day, hour, minute, second, fraction, zone = match.groups()
     leap = second == "60"
     try:
-        moment = datetime(
-            int(year), int(month), int(day), int(hour), int(minute), 59 if leap else int(second or 0), tzinfo=UTC
-        )
+        moment = datetime(int(year), int(month), int(day), int(hour), int(minute), 59 if leap else int(second or 0), tzinfo=UTC)
         if zone and zone != "Z":
             offset = timedelta(hours=int(zone[1:3]), minutes=int(zone[-2:]))
             moment = moment - offset if zone[0] == "+" else moment + offset

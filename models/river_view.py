@@ -1,0 +1,109 @@
+"""Our signals as river anomaly detectors: one event a call, as a dict."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from river.anomaly.base import AnomalyDetector
+
+from models import counts
+from models.counts import count
+from models.kernels import pair_keys
+from models.profiles import Table
+from models.signals import Rows, Signal
+
+_LIMIT = 1 << 30
+
+
+class RiverView(AnomalyDetector):  # type: ignore[misc]  # river is untyped
+    """A signal behind ``learn_one`` and ``score_one``.
+
+    An event is a dict with ``time`` (seconds, UTC), ``actor`` and ``object`` (64-bit integers, such as
+    ``connectors.names.stable_hash`` gives), and, if known, ``moved`` (bytes), ``basis`` (0-4), ``model`` (bool), ``refused`` (0/1),
+    ``weight``. ``score_one`` is the signal's raw surprise in nats, 0.0 where the event does not say what the signal asks; it learns
+    nothing.
+    """
+
+    def __init__(self, signal: Signal, lateness_minutes: float = 60.0) -> None:
+        self.signal = signal
+        self.lateness_minutes = lateness_minutes
+        state = signal.state()
+
+        def table(name: str, base: dict[str, tuple[str, ...]]) -> Table:
+            return Table(name, base | ({"signal": state[name]} if name in state else {}), _LIMIT)
+
+        self._tables = {
+            "actor": table("actor", {"keeper": counts.KEEPER, "owner": counts.OWNER}),
+            "actor_pair": table("actor_pair", {"units": counts.PAIR}),
+            "object": table("object", {"keeper": counts.KEEPER}),
+            "endpoint": table("endpoint", {"owner": counts.OWNER}),
+            "pair": table("pair", {"units": counts.PAIR}),
+        }
+        self._units = {"actor": np.zeros(len(counts.SCALARS)), "object": np.zeros(len(counts.SCALARS))}
+        self._scalars = np.zeros(len(signal.scalars()))
+
+    def learn_one(self, x: dict[str, Any]) -> None:
+        """Learn an event."""
+        self._visit(x, learn=True)
+
+    def score_one(self, x: dict[str, Any]) -> float:
+        """The event's surprise under what was learned so far, in nats."""
+        kept = self._scalars.copy(), {side: units.copy() for side, units in self._units.items()}
+        out = self._visit(x, learn=False)
+        self._scalars, self._units = kept
+        surprise = float(out[0, 0])
+        return 0.0 if np.isnan(surprise) else surprise
+
+    def _slots(self, keys: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+        slots, before = {}, {}
+        for name, key in keys.items():
+            before[name] = self._tables[name].used
+            slots[name] = np.empty(1, np.int32)
+            self._tables[name].find(key, slots[name], 0, 1)
+        return slots, before
+
+    def _visit(self, x: dict[str, Any], learn: bool) -> np.ndarray:
+        actor = np.array([x["actor"]], np.uint64)
+        object_ = np.array([x["object"]], np.uint64)
+        time = np.array([int(x["time"] * 1e6)])
+        there, back = np.empty(1, np.uint64), np.empty(1, np.uint64)
+        pair_keys(actor, object_, there)
+        pair_keys(object_, actor, back)
+        slots, _ = self._slots({"actor": actor, "actor_pair": there, "object": object_, "endpoint": object_, "pair": back})
+        # A row that is always too late is read and not taught.
+        lateness = self.lateness_minutes * 60e6 if learn else -np.inf
+        seen = {}
+        for side, keeper, owner, pair in (("actor", "actor", "actor", "actor_pair"), ("object", "object", "endpoint", "pair")):
+            seen[side] = np.empty((len(counts.OUTPUT), 1))
+            population = np.array([self._tables[owner].used])
+            count(
+                time,
+                slots[keeper],
+                slots[owner],
+                slots[pair],
+                population,
+                self._tables[keeper]["keeper"],
+                self._tables[owner]["owner"],
+                self._tables[pair]["units"],
+                self._units[side],
+                lateness,
+                seen[side],
+            )
+        own = seen[self.signal.visit]
+        rows = Rows(
+            time=own[counts.TIME],
+            learn=own[counts.LEARN] != 0.0,
+            counts=own,
+            actor_counts=seen["actor"],
+            slots=slots,
+            moved=np.array([x.get("moved", np.nan)], np.float64),
+            basis=np.array([x.get("basis", 0)], np.int8),
+            model=np.array([x.get("model", False)]),
+            refused=np.array([x.get("refused", np.nan)], np.float64),
+            weight=np.array([x.get("weight", 1.0)], np.float64),
+        )
+        out = np.empty((4, 1))
+        state = {name: self._tables[name]["signal"] for name in self.signal.state()}
+        self.signal.surprise(rows, state, self._scalars, out)
+        return out

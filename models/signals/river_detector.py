@@ -1,0 +1,128 @@
+"""Any anomaly detector of river as a signal, one for everyone or one per identity."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from models.counts import PAIR_DAYS
+from models.kernels import DAY, t_tail
+from models.signals import Rows, Signal, Visit, number
+
+#: ln of the largest transfer that keeps a feature below 1: detectors like HalfSpaceTrees want [0, 1].
+LARGEST = 40.0
+#: Detectors kept beyond the live identities before the dead are dropped.
+SLACK = 10_000
+
+
+def features(rows: Rows, i: int) -> dict[str, float]:
+    """One event as river sees it: all in [0, 1], 0 where the source does not say."""
+    day = rows.time[i] / DAY
+    moved = rows.moved[i]
+    refused = rows.refused[i]
+    return {
+        "bytes": 0.0 if math.isnan(moved) else min(math.log1p(moved) / LARGEST, 1.0),
+        "hour": (rows.time[i] % DAY) / DAY,
+        # 1 January 1970 was a Thursday.
+        "weekday": ((day + 3.0) % 7.0) / 7.0,
+        "refused": 0.0 if math.isnan(refused) else float(refused),
+        "new_partner": 1.0 / (1.0 + rows.counts[PAIR_DAYS, i]),
+    }
+
+
+class RiverDetector(Signal, dict=True):
+    """A river ``anomaly`` detector by its class name, over ``features``: scored before it learns, late events never learned.
+
+    Idea: whatever river offers can be tried beside our own signals under the same calibration and budget. Its score, of any scale, is
+    turned into an ordering against the running mean and variance of all its scores. Fails to survive a restart: river keeps its state
+    in objects and we do not pickle, so ``--state`` refuses it. Costs what river costs: 10 to 100 microseconds an event.
+    Parameters: ``detector`` (``HalfSpaceTrees``, ``LocalOutlierFactor``, ...), ``per``, ``settings`` for its constructor.
+    """
+
+    durable = False
+    unit = "score"
+
+    weight: float = 0.1
+    detector: str = "HalfSpaceTrees"
+    per: Literal["everyone", "actor"] = "everyone"
+    settings: dict[str, Any] = msgspec.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raise ValueError, with a sentence, unless river has such a detector and takes the settings."""
+        self.made: dict[int, Any] = {}
+        self._new()
+
+    def _new(self) -> Any:
+        from river import anomaly
+
+        made = getattr(anomaly, self.detector, None) if self.detector in anomaly.__all__ else None
+        if made is None or not issubclass(made, anomaly.base.AnomalyDetector):
+            known = [
+                name
+                for name in anomaly.__all__
+                if isinstance(getattr(anomaly, name), type) and issubclass(getattr(anomaly, name), anomaly.base.AnomalyDetector)
+            ]
+            raise ValueError(f"expected a river anomaly detector ({', '.join(known)}), got {self.detector!r} - at `$.detector`")
+        try:
+            return made(**self.settings)
+        except TypeError as error:
+            raise ValueError(f"expected settings of river's {self.detector}: {error} - at `$.settings`") from None
+
+    @property
+    def visit(self) -> Visit:
+        """At the actor."""
+        return "actor"
+
+    def state(self) -> dict[str, tuple[str, ...]]:
+        """The number of the actor's own detector: slots move, numbers do not."""
+        return {"actor": ("number",)}
+
+    def scalars(self) -> tuple[str, ...]:
+        """Detectors made; scores, their mean and variance."""
+        return ("made", "scores", "mean", "variance")
+
+    def surprise(self, rows: Rows, tables: dict[str, np.ndarray], scalars: np.ndarray, out: np.ndarray) -> None:
+        """See the contract."""
+        slots = rows.slots["actor"].tolist()
+        for i, slot in enumerate(slots):
+            detector = self._of(tables["actor"], slot, scalars)
+            x = features(rows, i)
+            score = float(detector.score_one(x))
+            if not math.isfinite(score):
+                score = scalars[2]
+            out[0, i] = t_tail(score, scalars[2], scalars[3] + 1e-6, scalars[1])
+            out[1, i] = score
+            out[2, i] = scalars[2]
+            out[3, i] = scalars[2] + 2.0 * math.sqrt(scalars[3])
+            if rows.learn[i]:
+                detector.learn_one(x)
+                scalars[1] += 1.0
+                weight = max(1.0 / scalars[1], 0.001)
+                delta = score - scalars[2]
+                scalars[2] += weight * delta
+                scalars[3] += weight * (delta * delta * (1.0 - weight) - scalars[3])
+        if len(self.made) > len(tables["actor"]) + SLACK:
+            live = set(tables["actor"][:, 0].tolist())
+            for number_ in [held for held in self.made if held not in live]:
+                del self.made[number_]
+
+    def _of(self, actor: np.ndarray, slot: int, scalars: np.ndarray) -> Any:
+        if self.per == "everyone":
+            if 0 not in self.made:
+                self.made[0] = self._new()
+            return self.made[0]
+        if actor[slot, 0] == 0.0:
+            scalars[0] += 1.0
+            actor[slot, 0] = scalars[0]
+            self.made[int(scalars[0])] = self._new()
+        return self.made[int(actor[slot, 0])]
+
+    def text(self, seen: float, expected: float, usual: float, actor: str, object: str) -> str:
+        """See the contract."""
+        return f"river's {self.detector} scores {number(seen)}, {number(expected)} expected, up to {number(usual)} would be normal"
+
+
+LEARNER = RiverDetector

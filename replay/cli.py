@@ -1,0 +1,204 @@
+"""The ``tocsin`` command.
+
+Exit codes: 0 done; 2 a mistake in the command or the configuration; 3 an input that cannot be read, or holds nothing to score;
+4 a state file that cannot be used; 5 nothing found (``explain``); 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from detector.respond import observer
+from rich.console import Console
+
+import connectors
+import detector
+import models
+import replay
+from connectors import ocsf
+from connectors.sources import INPUTS, available
+from connectors.sources.table import read_mapping
+from connectors.trace import TraceError
+from detector.checkpoint import StateError
+from detector.config import Config, ConfigError, read
+from replay import screen
+from replay.explain import explain as explained
+from replay.play import Plan, Summary, play
+
+app = typer.Typer(
+    name="tocsin",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Streaming behavioural anomaly detection and bounded containment for AI factories.",
+)
+
+MISTAKE, UNREADABLE, STATE, NOTHING = 2, 3, 4, 5
+
+errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+
+
+def _fail(text: str, code: int) -> NoReturn:
+    for line in text.splitlines():
+        errors.print(f"tocsin: {screen.printable(line)}")
+    raise typer.Exit(code)
+
+
+def _beside() -> None:
+    """Refuse to run on packages that are not ours: the names are common, and another distribution may have put its own on top."""
+    home = Path(replay.__file__).parent.parent
+    for package in (connectors, models, detector):
+        place = Path(str(package.__file__)).parent.parent
+        if place != home:
+            sys.exit(f"tocsin: package '{package.__name__}' comes from {place}, not from {home}: another distribution shadows it")
+
+
+def _config(path: Path | None) -> Config:
+    try:
+        return read(path)
+    except ConfigError as error:
+        _fail(str(error), MISTAKE)
+
+
+def _run(plan: Plan, watcher: screen.Screen) -> Summary:
+    try:
+        with watcher:
+            return play(plan, observer(plan.config.respond), watcher)
+    except (TraceError, OSError) as error:
+        _fail(str(error), UNREADABLE)
+    except (StateError, ConfigError) as error:
+        _fail(str(error), STATE)
+    except KeyboardInterrupt:
+        _fail("interrupted; a state file keeps its last checkpoint", 130)
+
+
+@app.command()
+def demo(
+    days: Annotated[int, typer.Option(min=2, max=60, help="Days to simulate; the attacks are on the last.")] = 7,
+    seed: Annotated[int, typer.Option(help="Another seed is another factory.")] = 1,
+    scale: Annotated[float, typer.Option(min=0.05, max=50, help="Size of the factory.")] = 1.0,
+    out: Annotated[Path | None, typer.Option(help="Keep the simulated traces, the alerts and the ledger in this folder.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="The summary as JSON, as the last line.")] = False,
+) -> None:
+    """A simulated week of an AI factory, with attacks on its last day, through the whole pipeline to contained threats."""
+    from replay.demo import run_demo
+
+    try:
+        run_demo(days, seed, scale, out, json_)
+    except (TraceError, OSError) as error:
+        _fail(str(error), UNREADABLE)
+    except ValueError as error:
+        _fail(str(error), MISTAKE)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+
+
+@app.command("replay")
+def replay_(
+    paths: Annotated[
+        list[Path], typer.Argument(help="Recorded traces: JSON lines (plain, gzip, zstd); CSV or Parquet with --mapping.")
+    ],
+    source: Annotated[str | None, typer.Option(help="Format of the records; detected from the first ones if not given.")] = None,
+    mapping: Annotated[Path | None, typer.Option(help="TOML file that names the columns of a table.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file laid over the default configuration.")] = None,
+    alerts: Annotated[str | None, typer.Option(help="Write OCSF findings, one a line, to this file; - is standard output.")] = None,
+    state: Annotated[Path | None, typer.Option(help="Keep the profiles in this file, and go on from it.")] = None,
+    deadletter: Annotated[Path | None, typer.Option(help="Write rejected records with their reason to this file.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many events.")] = None,
+    block: Annotated[
+        int, typer.Option(min=1, max=1_000_000, help="Records decoded at a time; the result does not depend on it.")
+    ] = 4096,
+    json_: Annotated[bool, typer.Option("--json", help="The summary as JSON, as the last line.")] = False,
+) -> None:
+    """Replay recorded traces through the detector. Nothing is ever contained in a replay."""
+    given = _config(config)
+    if source is not None and source not in available():
+        _fail(f"--source: expected one of {', '.join(available())}; got {source!r}", MISTAKE)
+    try:
+        named = read_mapping(mapping) if mapping is not None else None
+    except ValueError as error:
+        _fail(str(error), MISTAKE)
+    to_stdout = alerts == "-"
+    plan = Plan(
+        paths=paths,
+        config=given,
+        version=_version(),
+        source=source,
+        mapping=named,
+        alerts=None if to_stdout or alerts is None else Path(alerts),
+        state=state,
+        deadletter=deadletter,
+        limit=limit,
+        batch_records=block,
+    )
+    watcher = screen.Screen(plan.version, to_stdout=to_stdout, quiet=json_)
+    summary = _run(plan, watcher)
+    screen.close(summary, json_=json_, to_stdout=to_stdout)
+    if summary.events == 0 and state is None:
+        _fail("nothing to score: no record of any input became an event", UNREADABLE)
+
+
+@app.command()
+def sources() -> None:
+    """The formats that can be read, and the signals that each can and cannot feed."""
+    out = Console(highlight=False, markup=False, soft_wrap=True)
+    for name, source in available().items():
+        cannot = [word for word in INPUTS if word not in source.feeds]
+        out.print(f"{name}: {source.title}")
+        out.print(f"    feeds      {', '.join(word for word in INPUTS if word in source.feeds)}")
+        out.print(f"    cannot     {', '.join(cannot) or 'nothing is missing'}")
+        out.print(f"    mind       {source.limits}")
+    out.print("\nInputs: " + "; ".join(f"{word} = {meaning}" for word, meaning in INPUTS.items()))
+
+
+@app.command()
+def check(config: Annotated[Path, typer.Argument(help="A configuration file.")]) -> None:
+    """Check a configuration; every mistake names the file, the key and what was expected."""
+    given = _config(config)
+    typer.echo(
+        f"{config}: good. {len(given.signals)} signals, {given.budget.alerts_per_day:g} alerts a day, mode {given.respond.mode}."
+    )
+
+
+@app.command()
+def explain(
+    alert: Annotated[str, typer.Argument(help="An alert's id, or its first characters.")],
+    alerts: Annotated[Path | None, typer.Option(help="The alert file; the last run's if not given.")] = None,
+) -> None:
+    """Explain an alert: what was seen, what was expected, what would have been normal."""
+    path = alerts or screen.last_alerts()
+    found = {}
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                read_ = ocsf.alert_of(line)
+                if read_.uid.startswith(alert):
+                    found[read_.uid] = read_
+    except OSError as error:
+        _fail(f"{path}: {error.strerror}; name an alert file with --alerts", UNREADABLE)
+    except ValueError as error:
+        _fail(f"{path}: {error}", UNREADABLE)
+    if not found:
+        _fail(f"no alert {alert!r} in {path}", NOTHING)
+    if len(found) > 1:
+        _fail(f"{alert!r} is the beginning of {len(found)} alerts: {', '.join(sorted(found)[:5])}", MISTAKE)
+    typer.echo(explained(next(iter(found.values()))))
+
+
+def _version() -> str:
+    return metadata.version("tocsin")
+
+
+def main() -> None:
+    """Run the command."""
+    _beside()
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""An alert in words, for a tired person at three in the morning: who, what, how sure, why, and whom to act on.
+
+At most 40 lines of at most 100 characters. Nothing hostile reaches the terminal: every text passes ``connectors.ocsf.shown``.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from datetime import UTC, datetime
+
+from connectors.alert import Alert, Evidence, Reason
+from connectors.event import EARLIEST, LATEST, SECOND
+from connectors.ocsf import confidence, deed, risk, severity, shown, table, techniques, title
+from models.signals import amount, number
+
+#: Characters a line may have.
+WIDTH = 100
+#: Pieces of evidence shown, and reasons of the first and of each further piece: what fits 40 lines whatever the texts are.
+PIECES = 3
+REASONS = (3, 2, 2)
+#: Names in a list before the rest is only counted.
+NAMED = 4
+#: Where the texts of the labelled lines begin.
+INDENT = 10
+#: Seen against expected is worth a factor from here on; below, the sentence says it better.
+TELLING = 2.0
+
+_NEWS = {"open": "new", "update": "goes on", "close": "closed, quiet for hours"}
+
+
+def headline(alert: Alert, width: int = WIDTH) -> str:
+    """One line for live display, at most ``width`` characters: when, how bad, whether new, what, and the strongest reason."""
+    word = severity(alert)[1].upper()
+    news = {"open": "", "update": "still: ", "close": "over: "}[alert.activity]
+    what = f"{deed(alert.evidence[0])}" if alert.evidence else title(alert)
+    why = ""
+    if alert.evidence and alert.evidence[0].reasons:
+        why = f": {_sentence(alert.evidence[0].reasons[0])}"
+    return _cut(f"{_when(alert.time)} {word:<8} {news}{what}{why}", width)
+
+
+def explain(alert: Alert) -> str:
+    """The whole explanation as plain text, no line feed at the end. The same alert gives the same text."""
+    lines = [
+        _cut(f"{severity(alert)[1].upper()}  {title(alert)}", WIDTH),
+        *_labelled("When", _span(alert), 1),
+        *_labelled("How sure", _certainty(alert), 2),
+        *_labelled("How much", _extent(alert), 1),
+        "",
+        "Why, strongest first:",
+    ]
+    if not alert.evidence:
+        lines.append("  the alert carries no evidence")
+    for place, evidence in enumerate(alert.evidence[:PIECES]):
+        lines += _piece(place, evidence)
+    more = len(alert.evidence) - PIECES
+    if more > 0:
+        lines.append(f"  and {more} more {_plural(more, 'piece')} of evidence in the alert record")
+    lines.append("")
+    lines += _labelled("Meaning", _meaning(alert), 3)
+    lines += _labelled("Act on", _names(alert.principals) or "nobody is accountable for this by name", 2)
+    seen_as = [each for each in alert.targets if each not in alert.principals]
+    if seen_as:
+        lines += _labelled("Seen as", _names(seen_as), 2)
+    lines += _labelled("Alert", f"{shown(alert.uid, 60)}, revision {alert.revision} ({_NEWS[alert.activity]})", 1)
+    return "\n".join(lines)
+
+
+def _span(alert: Alert) -> str:
+    first, last = _when(alert.first), _when(alert.last)
+    if first == last:
+        span = f"{first} UTC"
+    else:
+        span = f"{first} to {last[11:] if first[:10] == last[:10] else last} UTC"
+    return f"{span}; the alert opened {_when(alert.opened)}"
+
+
+def _certainty(alert: Alert) -> str:
+    _, word, score = confidence(alert)
+    text = f"{word.lower()} ({score} of 100): scored {alert.score:.1f}, {alert.threshold:.1f} is where alerts begin"
+    if alert.probation:
+        text += "; on probation: too little history behind this to be sure, look before you act"
+    return text
+
+
+def _extent(alert: Alert) -> str:
+    streams = ", ".join(shown(each, 20) for each in alert.streams[:NAMED]) or "no known stream"
+    return (
+        f"{alert.events:,} surprising {_plural(alert.events, 'event')} with {alert.partners:,} {_plural(alert.partners, 'partner')}"
+        f" in {streams}; risk {risk(alert)} of 100"
+    )
+
+
+def _piece(place: int, evidence: Evidence) -> list[str]:
+    """One piece of evidence: what happened, why that is strange, where the record is, why it counts for less."""
+    times = f", one of {evidence.events:,} like it this hour" if evidence.events > 1 else ""
+    lines = _wrapped(f"{deed(evidence)}{times}", f" {place + 1}. {_when(evidence.time)[11:]} ", 2)
+    for reason in evidence.reasons[: REASONS[place]]:
+        notes = ", ".join(each for each in (_factor(reason), _rarity(reason.base_rate)) if each)
+        text = shown(_sentence(reason), 2 * WIDTH - len(notes) - 24)
+        lines += _wrapped(f"{text} [{notes}]", "    - ", 2)
+    where = f"{shown(evidence.source, 20)} {shown(evidence.partition, 40)}:{evidence.offset}"
+    named = f", id {shown(evidence.uid, 24)}" if evidence.uid else ""
+    lines += _wrapped(f"{where}{named}", "    record ", 1)
+    if evidence.lowered:
+        lines += _wrapped("; ".join(shown(each) for each in evidence.lowered), "    lowered: ", 1)
+    return lines
+
+
+def _sentence(reason: Reason) -> str:
+    """The detector's sentence; one made of the numbers where it made none (a plug-in's signal)."""
+    if reason.text.strip():
+        return shown(reason.text.strip())
+    parts = [f"{shown(reason.signal, 40)} finds this strange"]
+    named = (("seen", reason.seen), ("expected", reason.expected), ("normal up to", reason.usual))
+    parts += [f"{word} {_quantity(value, reason.unit)}" for word, value in named if value is not None]
+    return ", ".join(parts)
+
+
+def _quantity(value: float, unit: str) -> str:
+    if unit == "bytes":
+        return amount(value)
+    return f"{number(value)} {shown(unit, 20)}".strip()
+
+
+def _factor(reason: Reason) -> str:
+    """How many times the expected was seen; "" where that says nothing."""
+    if not reason.seen or not reason.expected or reason.expected <= 0 or reason.seen / reason.expected < TELLING:
+        return ""
+    factor = reason.seen / reason.expected
+    return f"{number(factor)}x the expected" if factor < 1e6 else "over a million times the expected"
+
+
+def _rarity(base_rate: float) -> str:
+    """A share as "1 in N", N to two digits.
+
+    >>> _rarity(0.000437), _rarity(0.3), _rarity(0.0)
+    ('1 in 2,300', '1 in 3', 'never seen')
+    """
+    if not base_rate > 0:
+        return "never seen"
+    if base_rate < 1e-9:
+        return "1 in over a billion"
+    often = 1 / min(base_rate, 1.0)
+    digits = 10 ** max(len(f"{often:.0f}") - 2, 0)
+    return f"1 in {round(often / digits) * digits:,}"
+
+
+def _meaning(alert: Alert) -> str:
+    known = table()
+    found = []
+    for each in techniques(alert):
+        entry, matrix = known.techniques[each], known.matrix(each)
+        found.append(f"{entry.name} ({known.tactics[entry.tactic]}, {matrix.name.split()[1]} {each})")
+    if not found:
+        return "nothing we have a name for; strange is not yet hostile"
+    return "could be " + "; ".join(found)
+
+
+def _names(identities: list[str]) -> str:
+    rest = len(identities) - NAMED
+    text = ", ".join(shown(each, 40) for each in identities[:NAMED])
+    return f"{text} and {rest} more" if rest > 0 else text
+
+
+def _when(time: int) -> str:
+    """A time to the second; the bare number where it is none (a broken record must not break the explanation)."""
+    if not EARLIEST <= time < LATEST:
+        return f"{time} µs"
+    return datetime.fromtimestamp(time // SECOND, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _plural(count: int, noun: str) -> str:
+    return noun if count == 1 else f"{noun}s"
+
+
+def _labelled(label: str, text: str, most: int) -> list[str]:
+    return _wrapped(text, f"{label:<{INDENT}}", most)
+
+
+def _wrapped(text: str, prefix: str, most: int) -> list[str]:
+    """``text`` behind ``prefix``, continued under its own beginning, on at most ``most`` lines."""
+    return textwrap.wrap(text, WIDTH, initial_indent=prefix, subsequent_indent=" " * len(prefix), max_lines=most, placeholder=" …") or [
+        prefix.rstrip()
+    ]
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
