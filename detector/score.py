@@ -245,7 +245,7 @@ class ObjectVisit(_Visit):
         limits = {"object": config.limits.objects, "endpoint": config.limits.endpoints, "pair": config.limits.pairs}
         super().__init__(config, base, limits)
         streams, many = len(Stream), len(self.order)
-        self.clock = np.zeros(2)
+        self.clock = np.zeros(len(calibration.CLOCK))
         self.streams = np.zeros((streams, 4))
         self.means = np.zeros((streams, many, 2))
         self.histogram = np.zeros((streams, many, calibration.BINS))
@@ -254,7 +254,8 @@ class ObjectVisit(_Visit):
         self.weights = np.array([s.weight for s in everything.values()])
         self.drifts = np.array([s.drifts for s in everything.values()])
         given = config.calibration
-        self.settings = np.array([given.cap, given.floor, given.beta, float(given.equalise_streams)])
+        stretch = float(given.equalise_streams)
+        self.settings = np.array([given.cap, given.floor, given.beta, stretch, config.budget.alerts_per_day])
 
     def idle(self, table: str) -> np.ndarray:
         """See the base class."""

@@ -13,11 +13,15 @@ import math
 import numpy as np
 from numba import njit
 
-from models.kernels import DAY, HOUR, advance, hour_unit, passed
+from models.kernels import DAY, HOUR, advance, day_unit, hour_unit, passed
 
 BINS = 256
-#: Bins to a nat. A surprise past the last bin (32 nats) counts as the last.
+#: Bins to a nat, up to LINEAR nats; from there to MOST nats the other half of the bins in equal ratios, so that floods of very
+#: different size are told apart. A surprise beyond counts as the last bin.
 PER_NAT = 8.0
+LINEAR = 16.0
+MOST = 10_000.0
+_STEEP = (BINS / 2 - 1) / math.log(MOST / LINEAR)
 #: Where a drifting signal's mean is put, so that what is below it still has bins.
 CENTRE = 8.0
 #: Cells of the tail that is extrapolated. 10 to 100 did equally well on DARPA-98 June.
@@ -33,6 +37,13 @@ MOST_STRETCH = 2.0
 #: A row of a known cell is evidence again when it is this much stronger, in nats: one bin.
 STEP = 1.0 / PER_NAT
 
+#: Evidence is what about this many times the budget would let through: less would starve the threshold, more is noise to carry.
+EVIDENCE_PER_ALERT = 10.0
+#: ... but never what is no stranger than about one cell in five.
+LEAST_FLOOR = 1.5
+#: Stream-wide scalars: now, age, the evidence floor in force (0 = not yet).
+CLOCK = ("now", "age", "floor")
+
 #: Fields on the pair table: whether its current cell teaches; score already reported in it; then one bin a signal.
 PAIR = ("taught", "peak")
 #: Fields on the object table: cells taught this hour and since when; surprising partners this hour and since when.
@@ -43,6 +54,22 @@ ROW, SCORE, FIRST, OBJECT_STRANGE, UNIT, LEARNED = range(6)
 EVIDENCE = 6
 
 
+@njit(cache=True, inline="always")
+def bin_of(x: float) -> int:
+    """The bin of a surprise."""
+    if x < LINEAR:
+        return max(int(x * PER_NAT), 0)
+    return min(int(BINS / 2 + math.log(x / LINEAR) * _STEEP), BINS - 1)
+
+
+@njit(cache=True, inline="always")
+def nats_of(b: int) -> float:
+    """The lower end of a bin, in nats."""
+    if b <= BINS / 2:
+        return b / PER_NAT
+    return LINEAR * math.exp((b - BINS / 2) / _STEEP)
+
+
 @njit(cache=True)
 def _rebuild(histogram: np.ndarray, weight: float, beta: float, stretch: float, gain: np.ndarray, term: np.ndarray) -> None:
     """One signal's table: ``gain[bin]`` = G, ``term[bin]`` = (w e^G)^beta."""
@@ -51,23 +78,27 @@ def _rebuild(histogram: np.ndarray, weight: float, beta: float, stretch: float, 
         total += histogram[b]
     above = 0.0
     edge = -1
-    excess = 0.0
     for b in range(BINS - 1, -1, -1):
         above += histogram[b]
-        if edge < 0:
-            excess += above
-            if above >= TAIL_CELLS:
-                edge = b
+        if edge < 0 and above >= TAIL_CELLS:
+            edge = b
         gain[b] = math.log((1.0 + total) / (1.0 + above))
     most = math.log(1.0 + total) + 2.0
+    if edge >= 0 and histogram_above(histogram, edge) > 2.0 * TAIL_CELLS:
+        # Most cells share one value (often zero): the tail is what lies above it, however little.
+        while edge < BINS - 1 and histogram_above(histogram, edge) > 2.0 * TAIL_CELLS and histogram_above(histogram, edge + 1) > 0.0:
+            edge += 1
     if edge >= 0:
-        # Mean excess over the edge of the cells beyond it, in nats; ``excess`` summed (b - edge + 1) over them.
-        mean = (excess / max(histogram_above(histogram, edge), 1.0) - 1.0) / PER_NAT + 0.5
+        cells = 0.0
+        beyond = 0.0
+        for b in range(edge, BINS):
+            cells += histogram[b]
+            beyond += histogram[b] * (nats_of(b) - nats_of(edge))
+        # Mean excess over the edge in nats, and half a nat; with fewer cells than a tail should have, the rest count as one nat each.
+        missing = max(TAIL_CELLS - cells, 0.0)
+        mean = (beyond + missing) / max(cells, TAIL_CELLS) + 0.5
         for b in range(edge + 1, BINS):
-            # Where most cells share one value the mean excess is next to nothing and would make anything above it a wonder: what has
-            # been seen there already bounds it.
-            bound = gain[b] + 1.0 if gain[b] < most - 2.0 else most
-            gain[b] = min(gain[edge] + (b - edge) / PER_NAT / mean, bound)
+            gain[b] = gain[edge] + (nats_of(b) - nats_of(edge)) / mean
     for b in range(BINS):
         gain[b] = min(gain[b], most) * stretch
         term[b] = (weight * math.exp(gain[b])) ** beta
@@ -80,6 +111,13 @@ def histogram_above(histogram: np.ndarray, edge: int) -> float:
     for b in range(edge, BINS):
         total += histogram[b]
     return total
+
+
+@njit(cache=True)
+def _floor(cells: float, age: float, per_day: float, strange: float) -> float:
+    """The score from which rows are evidence: about EVIDENCE_PER_ALERT cells a day for each alert a day, at most ``strange``."""
+    days = max(min(age, MEMORY) / day_unit(age), 1.0)
+    return min(max(math.log(max(cells / days, 1.0) / (EVIDENCE_PER_ALERT * per_day)), LEAST_FLOOR), strange)
 
 
 @njit(cache=True)
@@ -108,14 +146,15 @@ def calibrate(
 ) -> int:
     """Score rows, teach cells, collect evidence. Returns how many evidence rows were written.
 
-    ``surprise`` float64[signals, n], NaN = the row does not say. ``clock`` [now, age]. ``streams`` float64[S, 4]: cells taught, cells
+    ``surprise`` float64[signals, n], NaN = the row does not say. ``clock`` as CLOCK. ``streams`` float64[S, 4]: cells taught, cells
     and time at the last rebuild, whether ever built. ``means`` float64[S, signals, 2]: running mean, cells in it.
-    ``histogram``, ``gain``, ``term`` float64[S, signals, BINS]. ``settings``: cap, floor, beta, stretch (0/1).
+    ``histogram``, ``gain``, ``term`` float64[S, signals, BINS]. ``settings``: cap, score of a strange partner, beta, stretch (0/1), alerts
+    a day.
     ``score`` float64[n] and ``evidence`` float64[n, EVIDENCE + signals] are written.
     """
     many = surprise.shape[0]
     cap = settings[0]
-    floor = settings[1]
+    strange = settings[1]
     beta = settings[2]
     found = 0
     bins = np.zeros(many, np.int64)
@@ -129,10 +168,11 @@ def calibrate(
             fade = math.exp(-max(now - cells[2], 0.0) / MEMORY) if cells[3] != 0.0 else 1.0
             cells[0] *= fade
             stretch = 1.0
+            everything = 0.0
+            for other in range(len(streams)):
+                everything += streams[other, 0]
+            clock[2] = _floor(everything, clock[1], settings[4], strange)
             if settings[3] != 0.0:
-                everything = 0.0
-                for other in range(len(streams)):
-                    everything += streams[other, 0]
                 stretch = min(math.log(1.0 + max(everything, FEWEST)) / math.log(1.0 + max(cells[0], FEWEST)), MOST_STRETCH)
             for k in range(many):
                 for b in range(BINS):
@@ -152,7 +192,7 @@ def calibrate(
                 x = x - means[s, k, 0] + CENTRE
             elif drifts[k]:
                 x = CENTRE
-            b = min(max(int(x * PER_NAT), 0), BINS - 1)
+            b = bin_of(x)
             bins[k] = b
             total += term[s, k, b]
         value = math.log(total) / beta
@@ -188,9 +228,9 @@ def calibrate(
                             histogram[s, k, before] = max(histogram[s, k, before] - 1.0, 0.0)
                         histogram[s, k, b] += 1.0
                         p[2 + k] = b
-        if value < floor:
+        if value < clock[2]:
             continue
-        first = p[1] == 0.0
+        first = value >= strange and p[1] < strange
         stronger = value >= p[1] + STEP
         if first and learn[i]:
             if o[3] == 0.0 or passed(now, o[3], unit, HOUR):

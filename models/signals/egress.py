@@ -9,7 +9,7 @@ from numba import njit
 
 from models.kernels import DAY, HOUR, hour_unit, passed, t_tail
 from models.signals import Rows, Signal, Visit
-from models.signals.magnitude import ALL_RATE, FLOOR, LEAN
+from models.signals.magnitude import ALL_RATE, FLOOR, HEAVY, LEAN
 
 #: A blob or object below this is no weights: it tells nothing about the size of models. 1 MiB.
 SMALLEST_MODEL = float(1 << 20)
@@ -53,7 +53,7 @@ def _egress(
         mean = (row[2] * row[3] + LEAN * scalars[3]) / (row[2] + LEAN)
         variance = (row[2] * row[4] + LEAN * scalars[4]) / (row[2] + LEAN) + FLOOR
         deviation = math.sqrt(variance)
-        out[0, i] = t_tail(value, mean, variance, row[2]) if moved[i] > 0.0 else 0.0
+        out[0, i] = t_tail(value, mean, variance, min(row[2], HEAVY)) if moved[i] > 0.0 else 0.0
         out[1, i] = total / size
         out[2, i] = math.expm1(mean)
         out[3, i] = math.expm1(min(mean + 2.0 * deviation, 80.0))

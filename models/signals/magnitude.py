@@ -12,6 +12,8 @@ from models.signals import Rows, Signal, Visit, amount
 
 #: Pseudo-observations with which each level leans on the one above it.
 LEAN = 3.0
+#: Byte counts have heavy tails: degrees of freedom beyond this many observations would make every fourth transfer a wonder.
+HEAVY = 3.0
 #: Keeps the variance of constant sizes from vanishing, in squared nats of ln bytes.
 FLOOR = 0.02
 #: Rate at which the population's mean and variance move.
@@ -45,6 +47,10 @@ def _magnitude(
         if math.isnan(moved[i]):
             out[:, i] = math.nan
             continue
+        if moved[i] == 0.0:
+            # Nothing moved: no size to compare, and a size of zero would only widen what is normal.
+            out[:, i] = 0.0
+            continue
         own = pair[pair_slot[i]]
         self = actor[actor_slot[i]]
         all_ = everyone[basis[i]]
@@ -62,7 +68,9 @@ def _magnitude(
         mean = (n_own * own[1] + LEAN * mean) / (n_own + LEAN)
         variance = (n_own * own[2] + LEAN * variance) / (n_own + LEAN) + FLOOR
         deviation = math.sqrt(variance)
-        out[0, i] = t_tail(value, mean, variance, n_own)
+        # A new pair is judged by the actor's history, and as firmly as that is known.
+        support = (n_own * n_own + LEAN * n_self) / (n_own + LEAN)
+        out[0, i] = t_tail(value, mean, variance, min(support, HEAVY))
         out[1, i] = moved[i]
         out[2, i] = math.expm1(mean)
         out[3, i] = math.expm1(min(mean + 2.0 * deviation, 80.0))
