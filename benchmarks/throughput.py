@@ -36,7 +36,8 @@ def records(many: int, identities: int, seed: int = 1) -> list[bytes]:
 
     def zipf() -> np.ndarray:
         ranks = np.floor(np.exp(draw.random(many) * np.log(identities))).astype(np.int64) - 1
-        return np.asarray(draw.permutation(identities))[ranks % identities]
+        drawn: np.ndarray = draw.permutation(identities)[ranks % identities]
+        return drawn
 
     actors, objects = zipf(), zipf() % max(identities // 10, 1)
     times = 1_772_409_600.0 + np.sort(draw.random(many)) * 86_400.0

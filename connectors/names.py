@@ -106,8 +106,7 @@ def identity(kind: str, name: str) -> str:
     rule = KINDS[kind]
     if rule == "ip":
         return f"ip:{_address(clean(name))}"
-    text = clean(name)
-    return f"{kind}:{text.lower() if rule == 'fold' else text}"
+    return f"{kind}:{clean(name.lower() if rule == 'fold' else name)}"
 
 
 def stable_hash(text: str) -> int:

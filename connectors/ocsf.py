@@ -7,11 +7,10 @@ with its version, and takes nothing from a record it does not find sound.
 ==================  ==================================================================================================
 finding_info.uid    the alert's, the same over all revisions; ``metadata.uid`` adds the revision, the same on every run
 time                of the revision; ``start_time`` and ``end_time`` span the activity; all in milliseconds
-confidence_score    100 (1 - e^(-m/3) / 2), m = score over threshold in nats: at the threshold, which one in two alerts of
-                    a day's budget barely passes, 50; 3 nats above, 82; never over 99. Halved on probation
+confidence_score    100 (1 - e^(-m/3) / 2), m = score over threshold in nats: 50 at the threshold, 82 three nats above it,
+                    never over 99. Halved on probation
 confidence          Low below 50 (so always on probation), Medium below 80, High from there
-risk_score          100 E / (E + 20), E = the highest accumulated evidence in nats: 20 nats, from where we call it medium,
-                    are half of all there is
+risk_score          100 E / (E + 20), E = the highest accumulated evidence in nats: half of the scale at 20
 risk_level          the severity's, in the words of that scale
 ==================  ==================================================================================================
 """
@@ -47,7 +46,7 @@ LONGEST_TEXT = 600
 #: Longest name inside a sentence, in characters.
 LONGEST_NAME = 80
 
-_UNSHOWABLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+_UNSHOWABLE = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
 _ACTIVITIES = {"open": (1, "Create", 1, "New"), "update": (2, "Update", 2, "In Progress"), "close": (3, "Close", 4, "Resolved")}
 _SEVERITIES = {1: "Informational", 2: "Low", 3: "Medium", 4: "High", 5: "Critical"}
 _RISK_LEVELS = ("Info", "Low", "Medium", "High", "Critical")
@@ -111,7 +110,7 @@ class NotAnAlert(ValueError):
 
 
 def shown(text: str, most: int = LONGEST_TEXT) -> str:
-    r"""``text`` as it may be shown to people: control, invisible, bidirectional and unassigned characters as ``\u{...}``, and at most
+    r"""``text`` as it may be shown to people: control, invisible and bidirectional characters as ``\u{...}``, and at most
     ``most`` characters long, cut in the middle.
 
     >>> print(shown("user:a" + chr(0x202E) + "b" + chr(0)), shown("model:" + "x" * 40 + "/7b", 16))
@@ -212,6 +211,11 @@ class Techniques(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The matrix a technique id belongs to."""
         return self.matrices["atlas" if technique.startswith("AML.") else "attack"]
 
+    def title(self, technique: str) -> str:
+        """The technique's name, behind its parent's if it has one: "Remote Services: SSH"."""
+        names = dict.fromkeys((self.techniques[parent_of(technique)].name, self.techniques[technique].name))
+        return ": ".join(names)
+
 
 @cache
 def table() -> Techniques:
@@ -239,7 +243,7 @@ def _within(word: str, wanted: list[str]) -> bool:
 def _attack(technique: str) -> dict[str, Any]:
     known = table()
     entry = known.techniques[technique]
-    parent = _parent(technique)
+    parent = parent_of(technique)
     out: dict[str, Any] = {
         "version": known.matrix(technique).version,
         "tactic": {"uid": entry.tactic, "name": known.tactics[entry.tactic]},
@@ -250,7 +254,7 @@ def _attack(technique: str) -> dict[str, Any]:
     return out
 
 
-def _parent(technique: str) -> str:
+def parent_of(technique: str) -> str:
     """The technique a sub-technique belongs to: ``T1021`` of ``T1021.004``, ``AML.T0091`` of ``AML.T0091.000``; else itself."""
     return re.sub(r"(T\d+)\.\d+$", r"\1", technique)
 
@@ -457,8 +461,9 @@ def _endpoint(identity: str) -> dict[str, Any]:
     kind, name = _split(identity)
     if kind in ("host", "node"):
         return {"hostname": shown(name)}
-    if kind == "mac" and re.fullmatch(r"([0-9a-fA-F]{2}[:-]){5}[0-9a-fA-F]{2}", name):
-        return {"mac": name}
+    if kind == "mac":
+        mac = {"mac": name} if re.fullmatch(r"([0-9a-fA-F]{2}[:-]){5}[0-9a-fA-F]{2}", name) else {}
+        return {"name": shown(name), **mac}
     if kind == "ip":
         try:
             return {"ip": str(ipaddress.ip_address(name.partition("%")[0]))}
@@ -651,7 +656,7 @@ def _is_identity(identity: str) -> bool:
     """Whether it is ``kind:name`` without anything that ``connectors.names`` refuses, but for the length: folding case may add some."""
     kind, name = _split(identity)
     parts = name.replace("\\", "/").split("/")
-    refused = any(unicodedata.category(each) in _UNSHOWABLE - {"Cn"} for each in name)
+    refused = any(unicodedata.category(each) in _UNSHOWABLE for each in name)
     return bool(kind and name.strip(" ")) and not refused and ".." not in parts
 
 

@@ -8,51 +8,31 @@ compressed file that was cut short, is one reject. Memory is bounded by a few ch
 from __future__ import annotations
 
 import stat
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
-import zstandard
 
 from connectors.event import Block, Reject
+from connectors.lines import Lines
 from connectors.names import Names
-from connectors.sources import LONGEST_RECORD, Decoded, Source, available, later
+from connectors.sources import Decoded, Source, available, later
 from connectors.sources.table import Mapping, MappingError, Table
 
-#: How much text is split into lines at a time: large against a line, small against memory and the processor's cache.
-CHUNK_BYTES = 1 << 20
-#: How much compressed zstandard is taken at a time. 4 bytes of it can stand for a block of 128 KiB, so this bounds what one step
-#: gives to 64 MiB, whoever made the file.
-_ZSTD_BYTES = 2048
 #: How far into a file its format is looked for.
 _LOOK_RECORDS = 50
 _LOOK_BYTES = 16 << 20
-#: A line shorter than this may be blank; no JSON record is.
-_SHORT = 8
-
-_GZIP = b"\x1f\x8b"
-_ZSTD = b"\x28\xb5\x2f\xfd"
 _PARQUET = b"PAR1"
-_BOM = b"\xef\xbb\xbf"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _any = msgspec.json.Decoder().decode
 
 
 class TraceError(ValueError):
     """A file that cannot be read as a trace: the message names it and says what was found."""
-
-
-class _CutShortError(Exception):
-    """Compressed data that ends early or is damaged: ``reason`` is the reject's."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
 
 
 class Trace:
@@ -81,12 +61,12 @@ class Trace:
         return self._text(available()[self.source](self._names))
 
     def _text(self, source: Source) -> Iterator[Decoded]:
-        with _Lines(self._file) as lines:
+        with Lines(self._file) as lines:
             header = 0
             for numbers, records, rejects in lines.batches(self._batch_records):
                 if isinstance(source, Table) and header == 0 and lines.is_csv:
-                    source.read_header(records.pop(0))
-                    numbers, header = numbers[1:], 1
+                    source.read_header(records[0])
+                    numbers, records, header = numbers[1:], records[1:], 1
                 self.bytes_read = lines.bytes_read
                 decoded = source.decode(records)
                 yield _numbered(decoded, numbers - header, [reject._replace(record=reject.record - header) for reject in rejects])
@@ -176,7 +156,7 @@ def _look(path: Path) -> _Look:
     if magic.startswith(_UTF16):
         raise TraceError(f"{path}: UTF-16 text; UTF-8 is expected")
     records: list[bytes] = []
-    with _Lines(path) as lines:
+    with Lines(path) as lines:
         problem = ""
         for _, more, rejects in lines.batches(_LOOK_RECORDS):
             records += more
@@ -187,7 +167,7 @@ def _look(path: Path) -> _Look:
     if not records:
         raise TraceError(f"{path}: {problem or 'holds nothing but blank lines' if magic else 'is empty'}")
     first = records[0].lstrip()
-    if any(b"\0" in record for record in records[:2]):
+    if csv and any(byte < 9 for byte in b"".join(records)[:4096]):  # control characters no text has
         raise TraceError(f"{path}: a binary file (it begins with {magic.hex(' ')}); JSON lines, CSV or Parquet are expected")
     if first.startswith(b"["):
         raise TraceError(f"{path}: a JSON array; one JSON record a line is expected (jq -c '.[]' makes it)")
@@ -223,6 +203,8 @@ def _json_source(path: Path, records: Sequence[bytes]) -> str:
         if not isinstance(value, dict):
             continue
         parsed += 1
+        if isinstance(value.get("items"), list) and str(value.get("kind", "")).endswith("List"):
+            refused = refused or "a Kubernetes list in one document; one event a line is expected (jq -c '.items[]' makes it)"
         for name, source in available().items():
             if source.recognises(value):
                 return name
@@ -249,187 +231,6 @@ def _whole_document(records: Sequence[bytes]) -> str:
     if known is not None:
         return f"{known[1]}: a format this release does not read"
     return "not one JSON record a line"
-
-
-class _Lines:
-    """The lines of a text file, compressed or not, with their numbers."""
-
-    def __init__(self, path: Path) -> None:
-        self.text_read = 0
-        #: Known once a line was read: whether the text does not begin as JSON does.
-        self.is_csv = False
-        self._path = path
-        self._file: IO[bytes] = path.open("rb")
-        self._next = 0
-
-    def __enter__(self) -> _Lines:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    @property
-    def bytes_read(self) -> int:
-        """How much of the file, as it lies on disk, has been read."""
-        return self._file.tell()
-
-    def batches(self, size: int) -> Iterator[tuple[np.ndarray, list[bytes], list[Reject]]]:
-        """(int64 line numbers from 0, at most ``size`` lines, rejects of lines not among them), to the end of the file.
-
-        A file that was cut short ends in one reject; the last line, incomplete, is not among the lines then.
-        """
-        lines: list[bytes] = []
-        numbers = np.zeros(0, np.int64)
-        rejects: list[Reject] = []
-        for more_numbers, more, found in self._split():
-            if not self._next_is_known and more:
-                self._see(more)
-            rejects += found
-            lines = lines + more if lines else more
-            numbers = np.concatenate([numbers, more_numbers]) if len(numbers) else more_numbers
-            start = 0
-            while len(lines) - start >= size:
-                yield numbers[start : start + size], lines[start : start + size], rejects
-                start, rejects = start + size, []
-            if start:
-                lines, numbers = lines[start:], numbers[start:]
-        if lines or rejects:
-            yield numbers, lines, rejects
-
-    _next_is_known = False
-
-    def _see(self, lines: list[bytes]) -> None:
-        self._next_is_known = True
-        self.is_csv = lines[0].lstrip()[:1] not in (b"{", b"[")
-
-    def _split(self) -> Iterator[tuple[np.ndarray, list[bytes], list[Reject]]]:
-        """Chunk by chunk: numbers and complete lines that are not blank; rejects of lines too long."""
-        tail = b""
-        too_long = 0
-        cut: _CutShortError | None = None
-        first = True
-        chunks = self._chunks()
-        while True:
-            try:
-                chunk = next(chunks, b"")
-            except _CutShortError as error:
-                cut, chunk = error, b""
-            if first:
-                chunk, first = chunk.removeprefix(_BOM), False
-            if not chunk:
-                break
-            self.text_read += len(chunk)
-            rejects: list[Reject] = []
-            if too_long:
-                head, newline, rest = chunk.partition(b"\n")
-                too_long += len(head)
-                if not newline:
-                    continue
-                rejects.append(_too_long(self._next, too_long))
-                self._next += 1
-                too_long, chunk = 0, rest
-            lines = (tail + chunk).split(b"\n")
-            tail = lines.pop()
-            if len(tail) > LONGEST_RECORD:
-                too_long, tail = len(tail), b""
-            yield self._sifted(lines, rejects)
-        if cut is not None:
-            yield np.zeros(0, np.int64), [], [Reject(self._next, cut.reason, str(cut))]
-        elif too_long:
-            yield np.zeros(0, np.int64), [], [_too_long(self._next, too_long)]
-        elif tail:
-            yield self._sifted([tail], [])
-
-    def _sifted(self, lines: list[bytes], rejects: list[Reject]) -> tuple[np.ndarray, list[bytes], list[Reject]]:
-        numbers = np.arange(self._next, self._next + len(lines))
-        self._next += len(lines)
-        if not lines:
-            return numbers, lines, rejects
-        lengths = np.fromiter(map(len, lines), np.int64, len(lines))
-        if lengths.max() > LONGEST_RECORD:
-            rejects += [_too_long(int(numbers[row]), int(lengths[row])) for row in np.flatnonzero(lengths > LONGEST_RECORD).tolist()]
-        if any(line[-1:] == b"\r" for line in (lines[0], lines[-1])) or lengths.min() < _SHORT:
-            lines = [line.removesuffix(b"\r") for line in lines]
-            lengths = np.where([bool(line.strip()) for line in lines], lengths, 0)
-        keep = (lengths > 0) & (lengths <= LONGEST_RECORD)
-        if not keep.all():
-            chosen = np.flatnonzero(keep)
-            return numbers[chosen], [lines[row] for row in chosen.tolist()], rejects
-        return numbers, lines, rejects
-
-    def _chunks(self) -> Iterator[bytes]:
-        """The text in pieces, none empty. Raises _CutShortError where compressed data ends early, after all that came before."""
-        magic = self._file.read(8)
-        self._file.seek(0)
-        if magic.startswith(_GZIP):
-            yield from _gunzip(self._file)
-        elif magic.startswith(_ZSTD):
-            yield from _unzstd(self._file)
-        else:
-            while chunk := self._file.read(CHUNK_BYTES):
-                yield chunk
-
-
-def _gunzip(file: IO[bytes]) -> Iterator[bytes]:
-    """The contents of all members; zero bytes after the last one are padding."""
-    member = zlib.decompressobj(wbits=31)
-    started = False
-    pending = b""
-    while True:
-        pending = pending or file.read(CHUNK_BYTES // 8)
-        if not started:
-            pending = pending.lstrip(b"\0") if member.eof else pending
-        if not pending:
-            break
-        try:
-            text = member.decompress(pending, CHUNK_BYTES)
-        except zlib.error as error:
-            raise _CutShortError("corrupt-file", f"gzip data is damaged: {error}") from None
-        started = True
-        pending = member.unconsumed_tail
-        if text:
-            yield text
-        if member.eof:
-            pending = member.unused_data.lstrip(b"\0")
-            member = zlib.decompressobj(wbits=31)
-            started = False
-    if started:
-        raise _CutShortError("truncated-file", "gzip data ends in the middle: the file was cut short")
-
-
-def _unzstd(file: IO[bytes]) -> Iterator[bytes]:
-    """The contents of all frames, joined to chunks."""
-    frame = zstandard.ZstdDecompressor().decompressobj()
-    started = False
-    pending = b""
-    parts: list[bytes] = []
-    size = 0
-    problem: _CutShortError | None = None
-    while piece := pending or file.read(_ZSTD_BYTES):
-        try:
-            text = frame.decompress(piece)
-        except zstandard.ZstdError as error:
-            problem = _CutShortError("corrupt-file", f"zstandard data is damaged: {error}")
-            break
-        started = not frame.eof
-        pending = frame.unused_data if frame.eof else b""
-        if frame.eof:
-            frame = zstandard.ZstdDecompressor().decompressobj()
-        parts.append(text)
-        size += len(text)
-        if size >= CHUNK_BYTES:
-            yield b"".join(parts)
-            parts, size = [], 0
-    if size:
-        yield b"".join(parts)
-    if started and problem is None:
-        problem = _CutShortError("truncated-file", "zstandard data ends in the middle: the file was cut short")
-    if problem is not None:
-        raise problem
-
-
-def _too_long(record: int, size: int) -> Reject:
-    return Reject(record, "too-long", f"line of {size} bytes, at most {LONGEST_RECORD} are read")
 
 
 def _numbered(decoded: Decoded, numbers: np.ndarray, rejects: list[Reject]) -> Decoded:

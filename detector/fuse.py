@@ -52,7 +52,6 @@ class Open(msgspec.Struct):
 
     alert: Alert
     said: float
-    actors: dict[str, int]
 
 
 class Fuse(msgspec.Struct):
@@ -232,7 +231,7 @@ class Fusion:
             evidence=[],
             probation=budget.age < PROBATION_DAYS * DAY,
         )
-        held = Open(alert=alert, said=piece.score, actors={})
+        held = Open(alert=alert, said=piece.score)
         for each in pieces:
             self._absorb(held, each, trail)
         return held
@@ -248,9 +247,8 @@ class Fusion:
         _join(alert.signals, [reason.signal for reason in piece.reasons if reason.surprise >= PART])
         _join(alert.streams, [piece.stream])
         _join(alert.actions, [piece.action])
-        if piece.actor in held.actors or len(held.actors) < REMEMBERED:
-            held.actors[piece.actor] = held.actors.get(piece.actor, 0) + 1
-        wanted = [alert.blamed] if alert.role == "actor" else list(held.actors)[:SHOWN]
+        # Behind an object stand those who acted on it; what it did itself elsewhere says nothing about them.
+        wanted = [alert.blamed] if alert.role == "actor" else [piece.actor] if piece.object == alert.blamed else []
         _join(alert.principals, wanted, SHOWN)
         _join(alert.targets, [name for name in (*wanted, piece.via) if name.partition(":")[0] in CONTAINABLE], 2 * SHOWN)
         alert.evidence = [each for _, each in trail.pieces]

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import msgspec
 import sqlalchemy as sa
@@ -172,7 +173,7 @@ class Broken(NamedTuple):
     """Where the chain breaks first."""
 
     seq: int
-    what: str
+    reason: str
 
 
 class Ledger:
@@ -191,7 +192,6 @@ class Ledger:
                 # An in-memory database lives in its one connection.
                 options["poolclass"] = StaticPool
         self._engine = sa.create_engine(parsed, **options)
-        self.history = History()
         self._head = (0, _GENESIS)
         try:
             self._open()
@@ -203,7 +203,7 @@ class Ledger:
             raise
 
     @classmethod
-    def at(cls, path: Path, wait_seconds: float = 5.0) -> Ledger:
+    def at(cls, path: Path, wait_seconds: float = 5.0) -> Self:
         """The ledger in an SQLite file, made where there is none."""
         return cls(sa.URL.create("sqlite", database=str(path)), wait_seconds)
 
@@ -218,14 +218,20 @@ class Ledger:
             head = connection.execute(sa.select(_rows.c.seq, _rows.c.hash).order_by(_rows.c.seq.desc()).limit(1)).first()
         if head is not None:
             self._head = (head.seq, head.hash)
+
+    @cached_property
+    def history(self) -> History:
+        """The fold of all rows. Read when first needed: a damaged ledger can still be opened and checked. Raises LedgerFailed."""
+        history = History()
         for entry in self.entries():
-            self.history.add(entry)
+            history.add(entry)
+        return history
 
     def close(self) -> None:
         """Give the database connection back."""
         self._engine.dispose()
 
-    def __enter__(self) -> Ledger:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -238,7 +244,7 @@ class Ledger:
 
     def append(self, entries: Iterable[Entry]) -> None:
         """Write rows, all or none. Raises LedgerFailed."""
-        written = list(entries)
+        written, history = list(entries), self.history
         seq, previous = self._head
         values = []
         for entry in written:
@@ -255,7 +261,7 @@ class Ledger:
             raise LedgerFailed(f"the ledger cannot be written: {_why(error)}") from None
         self._head = (seq, previous)
         for entry in written:
-            self.history.add(entry)
+            history.add(entry)
 
     def entries(self) -> Iterator[Entry]:
         """Every row, oldest first. Raises LedgerFailed."""
@@ -282,7 +288,7 @@ class Ledger:
 
         A tail cut off leaves a whole chain: give a ``head`` that was kept elsewhere as ``anchor`` to find that too.
         """
-        previous, seq, hashes_at_anchor = _GENESIS, 0, ""
+        previous, seq, anchored = _GENESIS, 0, ""
         for row in self._read():
             seq += 1
             if row["seq"] != seq:
@@ -293,8 +299,8 @@ class Ledger:
                 return Broken(seq, f"row {seq} was changed")
             previous = row["hash"]
             if anchor is not None and seq == anchor[0]:
-                hashes_at_anchor = previous
-        if anchor is not None and anchor[0] and hashes_at_anchor != anchor[1]:
+                anchored = previous
+        if anchor is not None and anchor[0] and anchored != anchor[1]:
             what = "is missing" if seq < anchor[0] else "is not the one that was anchored"
             return Broken(min(seq + 1, anchor[0]), f"row {anchor[0]} {what}")
         return None

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from fnmatch import fnmatchcase
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal, NamedTuple, get_args
 
 import msgspec
 
 from connectors.alert import Alert
 from connectors.containment import Verb, offered
-from connectors.event import SECOND, Stream
+from connectors.event import HOUR, SECOND, Stream
 from connectors.names import KINDS, BadName, identity
 from detector.ledger import Entry, History
 
@@ -181,48 +182,139 @@ def action_id(alert: str, verb: str, target: str) -> str:
 def decide(alert: Alert, policy: Policy, history: History, now: int) -> list[Decision]:
     """What to do about one revision of an alert: at least one decision, or none where this revision was decided before.
 
-    An action that was once decided to be carried out is not decided again for the same alert. Other decisions are, with every
-    revision, and are given again only where they come out differently. ``now``: microseconds, never running back.
+    An action that was once decided to be carried out is not decided again for the same alert. Other decisions are taken again with
+    every revision, and given again only where they come out differently. ``now``: microseconds, never running back.
     """
-    if alert.revision <= history.revisions.get(alert.uid, alert.revision - 1):
+    latest = history.revisions.get(alert.uid)
+    if latest is not None and alert.revision <= latest:
         return []
     fresh: list[Decision] = []
-    spent = [verb for time, verb in history.attempts if time > now - 3_600 * SECOND]
-    for decision in _candidates(alert, policy):
-        before = history.decided.get(decision.action)
-        if before == "enforced":
+    spent = [verb for time, verb in history.attempts if time > now - HOUR]
+    for wish in _wishes(alert, policy):
+        before = history.decided.get(action_id(alert.uid, wish.verb, wish.target))
+        decision = _judge(alert, wish, policy, history, spent, now)
+        if before in ("enforced", decision.result):
             continue
-        judged = _judge(decision, policy, history, spent, now)
-        if judged.result == before:
-            continue
-        if judged.carried_out:
-            spent.append(judged.verb)
-        fresh.append(judged)
-    if fresh:
-        return fresh
-    reason = f"nothing new since revision {history.revisions.get(alert.uid, 0)}"
-    return [_none(alert, policy, "", "unchanged", reason)]
+        if decision.carried_out:
+            spent.append(decision.verb)
+        fresh.append(decision)
+    return fresh or [_nothing(alert, policy, f"nothing new since revision {latest}")]
 
 
 def withdrawn(entry: Entry, policy: Policy) -> str:
-    """Why an action that was decided earlier and interrupted may not be taken up again; "" where it may."""
+    """Why an action that was decided earlier and then interrupted may not be taken up again; "" where it may."""
     if policy.respond.mode != "enforce":
         return f"mode is now {policy.respond.mode}"
-    if entry.verb not in policy.verbs:
-        return f"no adapter offers {entry.verb}"
     return policy.forbids(entry.target, entry.owners)
 
 
-class _Candidate(msgspec.Struct, frozen=True, kw_only=True):
-    """A measure and a target, or (target "") why there is none."""
+class _Wish(NamedTuple):
+    """A measure that a rule asks for, and its target; ``target`` and ``verb`` "" where there is none, ``reason`` says why."""
 
-    action: str
-    measure: Measure
+    verb: str
     target: str
-    owners: list[str]
     rule: str
+    measure: Measure | None
     reason: str = ""
 
 
-def _candidates(alert: Alert, policy: Policy) -> Iterator[Decision | _Candidate]:
-    raise NotImplementedError
+def _wishes(alert: Alert, policy: Policy) -> list[_Wish]:
+    """Everything the rules ask for, in their order, each (verb, target) once: the measure that goes furthest up the ladder counts."""
+    if alert.activity == "close":
+        return [_Wish("", "", "", None, "the alert is closing")]
+    wishes: dict[tuple[str, str], _Wish] = {}
+    for rule in policy.respond.rules:
+        if not _matches(rule.match, alert):
+            continue
+        for measure in rule.actions:
+            for wish in _aimed(alert, policy, rule.name, measure):
+                key = (wish.verb, wish.target)
+                if key not in wishes or _rung(wish) > _rung(wishes[key]):
+                    wishes[key] = wish
+    return list(wishes.values()) or [_Wish("", "", "", None, "no rule matches")]
+
+
+def _rung(wish: _Wish) -> int:
+    return LADDER.index(wish.measure.mode) if wish.measure else -1
+
+
+def _matches(match: Match, alert: Alert) -> bool:
+    return (
+        alert.severity >= SEVERITIES[match.min_severity]
+        and (not match.streams or not set(match.streams).isdisjoint(alert.streams))
+        and (not match.signals or not set(match.signals).isdisjoint(alert.signals))
+        and (not match.blamed or alert.blamed.partition(":")[0] in match.blamed)
+        and len(set(alert.signals)) >= match.min_signals
+        and alert.evidence_now >= match.min_evidence
+    )
+
+
+def _aimed(alert: Alert, policy: Policy, rule: str, measure: Measure) -> list[_Wish]:
+    """One wish for each identity of the alert that the verb acts on; one without a target where there is none."""
+    kinds = policy.verbs[measure.verb].kinds
+    targets: dict[str, None] = {}
+    for name in (*alert.principals, *alert.targets):
+        kind, _, rest = name.partition(":")
+        if kind in kinds:
+            # An identity is spelled anew, so that no spelling slips past a pattern and no text that is no name reaches an adapter.
+            with suppress(BadName, KeyError):
+                targets[identity(kind, rest)] = None
+    if not targets:
+        return [_Wish(measure.verb, "", rule, measure, f"no target of kind {' or '.join(kinds)} in the evidence")]
+    return [_Wish(measure.verb, target, rule, measure) for target in targets]
+
+
+def _owners(alert: Alert, target: str) -> list[str]:
+    """Who is behind a target: whom the evidence saw act through it; where that is not known, all principals of the alert."""
+    if target in alert.principals:
+        return [target]
+    return sorted({piece.actor for piece in alert.evidence if piece.via == target} or set(alert.principals))
+
+
+def _judge(alert: Alert, wish: _Wish, policy: Policy, history: History, spent: list[str], now: int) -> Decision:
+    """One decision on one wish. ``spent``: the verbs used in the last hour, this alert's included."""
+    measure = wish.measure
+    if measure is None or not wish.target:
+        return _nothing(alert, policy, wish.reason, wish)
+    owners = _owners(alert, wish.target)
+    mode = policy.mode(measure.mode)
+    due = now + measure.ttl_seconds * SECOND if policy.verbs[wish.verb].undoable else 0
+    hold = history.holds.get((wish.verb, wish.target))
+    protected = policy.forbids(wish.target, owners)
+    if protected:
+        result, reason, due = "protected", protected, 0
+    elif mode != "enforce":
+        (result, reason), due = _STOPS[mode], 0
+    elif hold is not None:
+        result, reason = "already-contained", f"already contained by action {hold.entry.action}"
+    elif len(spent) >= policy.respond.max_per_hour:
+        result, reason, due = "limited", f"hourly limit reached: {policy.respond.max_per_hour} actions", 0
+    elif spent.count(wish.verb) >= measure.max_per_hour:
+        result, reason, due = "limited", f"hourly limit reached: {measure.max_per_hour} of {wish.verb}", 0
+    else:
+        result, reason = "enforced", f"rule {wish.rule}"
+    return Decision(
+        action=action_id(alert.uid, wish.verb, wish.target),
+        verb=wish.verb,
+        target=wish.target,
+        owners=owners,
+        rule=wish.rule,
+        mode=mode,
+        result=result,
+        reason=reason,
+        due=due,
+    )
+
+
+def _nothing(alert: Alert, policy: Policy, reason: str, wish: _Wish | None = None) -> Decision:
+    """The decision to do nothing: for a wish that has no target, or (no wish) because there is nothing new."""
+    return Decision(
+        action=action_id(alert.uid, wish.verb, "") if wish else "",
+        verb=wish.verb if wish else "",
+        target="",
+        owners=[],
+        rule=wish.rule if wish else "",
+        mode=policy.mode(wish.measure.mode) if wish and wish.measure else policy.respond.mode,
+        result="none" if wish else "unchanged",
+        reason=reason,
+    )

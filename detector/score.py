@@ -182,7 +182,7 @@ class ActorVisit(_Visit):
     side = "actor"
 
     def __init__(self, config: Config) -> None:
-        base = {
+        base: dict[str, dict[str, tuple[str, ...]]] = {
             "actor": {"keeper": counts.KEEPER, "owner": counts.OWNER},
             "actor_pair": {"units": counts.PAIR},
         }
@@ -237,7 +237,7 @@ class ObjectVisit(_Visit):
         everything = config.learners()
         self.order = tuple(everything)
         fields = (*calibration.PAIR, *(f"bin_{name}" for name in self.order))
-        base = {
+        base: dict[str, dict[str, tuple[str, ...]]] = {
             "object": {"keeper": counts.KEEPER, "calibration": calibration.OBJECT},
             "endpoint": {"owner": counts.OWNER},
             "pair": {"units": counts.PAIR, "calibration": fields},
@@ -261,7 +261,8 @@ class ObjectVisit(_Visit):
         """See the base class."""
         held = self.tables[table]
         if table == "object":
-            return np.maximum(held["keeper"][: held.used, 0], held["calibration"][: held.used, 3])
+            last: np.ndarray = np.maximum(held["keeper"][: held.used, 0], held["calibration"][: held.used, 3])
+            return last
         return held["owner"][: held.used, 7] if table == "endpoint" else held["units"][: held.used, 0]
 
     def visit(self, block: Block, side: ActorSide, scores: Callable[[np.ndarray], None] | None = None) -> Iterator[Found]:

@@ -173,16 +173,21 @@ def explain(
     """Explain an alert: what was seen, what was expected, what would have been normal."""
     path = alerts or screen.last_alerts()
     found = {}
+    bad = 0
     try:
         with path.open("rb") as file:
             for line in file:
-                read_ = ocsf.alert_of(line)
-                if read_.uid.startswith(alert):
+                try:
+                    read_ = ocsf.alert_of(line)
+                except ocsf.NotAnAlert:
+                    bad += 1
+                    continue
+                if alert and read_.uid.startswith(alert):
                     found[read_.uid] = read_
     except OSError as error:
         _fail(f"{path}: {error.strerror}; name an alert file with --alerts", UNREADABLE)
-    except ValueError as error:
-        _fail(f"{path}: {error}", UNREADABLE)
+    if bad:
+        errors.print(f"tocsin: {path}: {bad} lines are not alerts of ours and were passed over")
     if not found:
         _fail(f"no alert {alert!r} in {path}", NOTHING)
     if len(found) > 1:

@@ -13,11 +13,11 @@ from connectors.event import EARLIEST, LATEST, SECOND
 from connectors.ocsf import confidence, deed, risk, severity, shown, table, techniques, title
 from models.signals import amount, number
 
-#: Characters a line may have.
+#: Lines, and characters a line may have.
+HEIGHT = 40
 WIDTH = 100
-#: Pieces of evidence shown, and reasons of the first and of each further piece: what fits 40 lines whatever the texts are.
-PIECES = 3
-REASONS = (3, 2, 2)
+#: Reasons shown of the first, second and third piece of evidence; the next row where the texts are so long that it would not fit.
+REASONS = ((3, 2, 2), (2, 1, 1), (1, 1, 1))
 #: Names in a list before the rest is only counted.
 NAMED = 4
 #: Where the texts of the labelled lines begin.
@@ -28,32 +28,41 @@ TELLING = 2.0
 _NEWS = {"open": "new", "update": "goes on", "close": "closed, quiet for hours"}
 
 
-def headline(alert: Alert, width: int = WIDTH) -> str:
+def headline(alert: Alert, width: int = 120) -> str:
     """One line for live display, at most ``width`` characters: when, how bad, whether new, what, and the strongest reason."""
-    word = severity(alert)[1].upper()
     news = {"open": "", "update": "still: ", "close": "over: "}[alert.activity]
-    what = f"{deed(alert.evidence[0])}" if alert.evidence else title(alert)
-    why = ""
-    if alert.evidence and alert.evidence[0].reasons:
-        why = f": {_sentence(alert.evidence[0].reasons[0])}"
-    return _cut(f"{_when(alert.time)} {word:<8} {news}{what}{why}", width)
+    what = deed(alert.evidence[0]) if alert.evidence else title(alert)
+    why = f": {_sentence(alert.evidence[0].reasons[0])}" if alert.evidence and alert.evidence[0].reasons else ""
+    return _cut(f"{_when(alert.time)} {severity(alert)[1].upper():<8} {news}{what}{why}", width)
 
 
 def explain(alert: Alert) -> str:
     """The whole explanation as plain text, no line feed at the end. The same alert gives the same text."""
-    lines = [
+    head, tail = _head(alert), _tail(alert)
+    middle = []
+    for reasons in REASONS:
+        middle = [
+            line for place, evidence in enumerate(alert.evidence[: len(reasons)]) for line in _piece(place, evidence, reasons[place])
+        ]
+        if len(head) + len(middle) + len(tail) <= HEIGHT:
+            break
+    return "\n".join(head + middle + tail)
+
+
+def _head(alert: Alert) -> list[str]:
+    return [
         _cut(f"{severity(alert)[1].upper()}  {title(alert)}", WIDTH),
         *_labelled("When", _span(alert), 1),
         *_labelled("How sure", _certainty(alert), 2),
         *_labelled("How much", _extent(alert), 1),
         "",
-        "Why, strongest first:",
+        'Why, strongest first ("1 in N": so rarely does anything look as strange)',
     ]
-    if not alert.evidence:
-        lines.append("  the alert carries no evidence")
-    for place, evidence in enumerate(alert.evidence[:PIECES]):
-        lines += _piece(place, evidence)
-    more = len(alert.evidence) - PIECES
+
+
+def _tail(alert: Alert) -> list[str]:
+    more = len(alert.evidence) - len(REASONS[0])
+    lines = ["  the alert carries no evidence"] if not alert.evidence else []
     if more > 0:
         lines.append(f"  and {more} more {_plural(more, 'piece')} of evidence in the alert record")
     lines.append("")
@@ -62,17 +71,13 @@ def explain(alert: Alert) -> str:
     seen_as = [each for each in alert.targets if each not in alert.principals]
     if seen_as:
         lines += _labelled("Seen as", _names(seen_as), 2)
-    lines += _labelled("Alert", f"{shown(alert.uid, 60)}, revision {alert.revision} ({_NEWS[alert.activity]})", 1)
-    return "\n".join(lines)
+    return lines + _labelled("Alert", f"{shown(alert.uid, 60)}, revision {alert.revision} ({_NEWS[alert.activity]})", 1)
 
 
 def _span(alert: Alert) -> str:
     first, last = _when(alert.first), _when(alert.last)
-    if first == last:
-        span = f"{first} UTC"
-    else:
-        span = f"{first} to {last[11:] if first[:10] == last[:10] else last} UTC"
-    return f"{span}; the alert opened {_when(alert.opened)}"
+    until = "" if first == last else f" to {last[11:] if first[:10] == last[:10] else last}"
+    return f"{first}{until} UTC; the alert opened {_when(alert.opened)}"
 
 
 def _certainty(alert: Alert) -> str:
@@ -91,19 +96,18 @@ def _extent(alert: Alert) -> str:
     )
 
 
-def _piece(place: int, evidence: Evidence) -> list[str]:
+def _piece(place: int, evidence: Evidence, reasons: int) -> list[str]:
     """One piece of evidence: what happened, why that is strange, where the record is, why it counts for less."""
-    times = f", one of {evidence.events:,} like it this hour" if evidence.events > 1 else ""
-    lines = _wrapped(f"{deed(evidence)}{times}", f" {place + 1}. {_when(evidence.time)[11:]} ", 2)
-    for reason in evidence.reasons[: REASONS[place]]:
-        notes = ", ".join(each for each in (_factor(reason), _rarity(reason.base_rate)) if each)
-        text = shown(_sentence(reason), 2 * WIDTH - len(notes) - 24)
-        lines += _wrapped(f"{text} [{notes}]", "    - ", 2)
-    where = f"{shown(evidence.source, 20)} {shown(evidence.partition, 40)}:{evidence.offset}"
-    named = f", id {shown(evidence.uid, 24)}" if evidence.uid else ""
-    lines += _wrapped(f"{where}{named}", "    record ", 1)
+    times = f", {evidence.events:,} such this hour" if evidence.events > 1 else ""
+    lines = _wrapped(f"{_when(evidence.time)} {deed(evidence)}{times}", f" {place + 1}. ", 2)
+    for reason in evidence.reasons[:reasons]:
+        # Hard spaces keep the notes together when lines break.
+        notes = ", ".join(each for each in (_factor(reason), _rarity(reason.base_rate)) if each).replace(" ", "\u00a0")
+        lines += _wrapped(f"{shown(_sentence(reason), 2 * WIDTH - len(notes) - 60)} [{notes}]", "    - ", 2)
+    named = f", id {shown(evidence.uid, 40)}" if evidence.uid else ""
+    lines += _wrapped(f"{shown(evidence.source, 30)} {shown(evidence.partition, 60)}:{evidence.offset}{named}", "    record ", 2)
     if evidence.lowered:
-        lines += _wrapped("; ".join(shown(each) for each in evidence.lowered), "    lowered: ", 1)
+        lines += _wrapped(shown("; ".join(evidence.lowered), WIDTH - 20), "    lowered: ", 1)
     return lines
 
 
@@ -151,7 +155,7 @@ def _meaning(alert: Alert) -> str:
     found = []
     for each in techniques(alert):
         entry, matrix = known.techniques[each], known.matrix(each)
-        found.append(f"{entry.name} ({known.tactics[entry.tactic]}, {matrix.name.split()[1]} {each})")
+        found.append(f"{known.title(each)} ({known.tactics[entry.tactic]}, {matrix.name.split()[1]} {each})")
     if not found:
         return "nothing we have a name for; strange is not yet hostile"
     return "could be " + "; ".join(found)
@@ -180,9 +184,8 @@ def _labelled(label: str, text: str, most: int) -> list[str]:
 
 def _wrapped(text: str, prefix: str, most: int) -> list[str]:
     """``text`` behind ``prefix``, continued under its own beginning, on at most ``most`` lines."""
-    return textwrap.wrap(text, WIDTH, initial_indent=prefix, subsequent_indent=" " * len(prefix), max_lines=most, placeholder=" …") or [
-        prefix.rstrip()
-    ]
+    lines = textwrap.wrap(text, WIDTH, initial_indent=prefix, subsequent_indent=" " * len(prefix), max_lines=most, placeholder=" …")
+    return [line.replace("\u00a0", " ") for line in lines] or [prefix.rstrip()]
 
 
 def _cut(text: str, width: int) -> str:

@@ -46,10 +46,11 @@ class Screen(Watcher):
         self.to_stdout = to_stdout
         self.quiet = quiet
         self.console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+        #: Openings shown so far; a caller may want them once more at the end.
+        self.opened: list[Alert] = []
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._told = time.monotonic()
-        self._shown = 0
         self._last: IO[bytes] | None = None
 
     def __enter__(self) -> Screen:
@@ -98,10 +99,10 @@ class Screen(Watcher):
         if self.to_stdout:
             sys.stdout.buffer.write(line)
         if alert.activity == "open":
-            self._shown += 1
-            if self._shown <= SHOWN:
+            self.opened.append(alert)
+            if len(self.opened) <= SHOWN:
                 self.say(headline(alert))
-            elif self._shown == SHOWN + 1:
+            elif len(self.opened) == SHOWN + 1:
                 self.say("more alerts follow; they are counted, and written where --alerts says")
 
     def tick(self, tally: Tally, traces: list[Trace]) -> None:
@@ -120,8 +121,13 @@ def close(summary: Summary, *, json_: bool, to_stdout: bool) -> None:
         sys.stdout.buffer.write(msgspec.json.encode(summary) + b"\n")
         sys.stdout.flush()
         return
-    out = Console(stderr=to_stdout, highlight=False, markup=False, soft_wrap=True)
-    for line in lines(summary):
+    page(lines(summary), stderr=to_stdout)
+
+
+def page(text: list[str], *, stderr: bool = False) -> None:
+    """Print lines for people."""
+    out = Console(stderr=stderr, highlight=False, markup=False, soft_wrap=True)
+    for line in text:
         out.print(printable(line))
 
 
@@ -141,7 +147,7 @@ def lines(summary: Summary) -> list[str]:
     text += [
         f"late        {summary.late:,} (scored, not learned)",
         f"alerts      {summary.alerts}, {summary.alerts_per_day:.2f} a day",
-        "actions     " + (", ".join(f"{many} {outcome}" for outcome, many in summary.actions.items()) or "none"),
+        "actions     " + (", ".join(f"{many} {outcome}" for outcome, many in summary.actions.items() if many) or "none"),
         f"state       {summary.state_digest}",
     ]
     if summary.strongest and not summary.alerts:

@@ -35,11 +35,9 @@ class Revoke:
     )
 
     def prepare(self, world: LabTarget, action: Action) -> Prepared:
-        state, target = world.state, action.target
-        owners = {item.owner for table in (state.sessions, state.tokens) for item in table.values()}
-        if target not in owners and not any(target in table for table in (state.users, state.sessions, state.tokens)):
-            return Prepared("failed", f"not found: {target}")
-        live = self._live(world, target)
+        if not self._known(world, action.target):
+            return Prepared("failed", f"not found: {action.target}")
+        live = self._live(world, action.target)
         if not live:
             return Prepared("already", "no live session or token")
         return Prepared("ready", f"{len(live)} live sessions and tokens", {"live": live})
@@ -55,6 +53,8 @@ class Revoke:
         return Applied("applied", "revoked") if changed else Applied("already", "all of them were revoked before")
 
     def verify(self, world: LabTarget, action: Action) -> Verified:
+        if action.snapshot is None and not self._known(world, action.target):
+            return Verified("unverified", f"not found: {action.target}")
         meant = self._live(world, action.target) if action.snapshot is None else self._meant(action)
         alive = [name for name in meant if world.authenticates(name) or world.live_session(name)]
         if alive:
@@ -66,6 +66,11 @@ class Revoke:
 
     def verify_undone(self, world: LabTarget, action: Action) -> Verified:
         return Verified("unverified", "a revocation cannot be undone")
+
+    def _known(self, world: LabTarget, target: str) -> bool:
+        state = world.state
+        owners = {item.owner for table in (state.sessions, state.tokens) for item in table.values()}
+        return target in owners or any(target in table for table in (state.users, state.sessions, state.tokens))
 
     def _live(self, world: LabTarget, target: str) -> list[str]:
         state = world.state

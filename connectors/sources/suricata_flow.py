@@ -242,7 +242,11 @@ def _one(record: bytes, wrapped: bool = False) -> _Eve | str:
         kind = ""
     if kind and kind != "flow":
         return kind if kind in _TYPES else "other"
-    parsed = _any(record)
+    try:
+        parsed = _any(record)
+    except msgspec.ValidationError:  # a number beyond float64: the typed decoder names its field
+        _plain(record)
+        raise
     if not isinstance(parsed, dict):
         raise BadRecord("wrong-type:record", f"a JSON object is expected, this is a {type(parsed).__name__}")
     body = _module_parsed(parsed)

@@ -51,26 +51,24 @@ import csv
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
 
 from connectors.event import EARLIEST, LATEST, SECOND, Action, Basis, Block, Outcome, Reject, Stream
 from connectors.names import BadName, Names, clean, identity
-from connectors.sources import LONGEST_RECORD, Decoded
+from connectors.sources import Decoded
+from connectors.sources._cells import csv_cells, json_cells
 from connectors.sources._iso import iso_column
-from connectors.sources._mapping import Choice, Detail, Mapping, MappingError, Who, read_mapping, parse_mapping
-from connectors.sources._records import BadRecord, explain
+from connectors.sources._mapping import Choice, Detail, Mapping, MappingError, Who, parse_mapping, read_mapping
+from connectors.sources._records import BadRecord
 from connectors.sources._services import EPHEMERAL
 
-__all__ = ["Mapping", "MappingError", "Table", "read_mapping", "parse_mapping"]
+__all__ = ["Mapping", "MappingError", "Table", "parse_mapping", "read_mapping"]
 
 _UNITS = {"s": SECOND, "ms": 1000, "us": 1}
 _NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 _QUANTITIES = ("bytes_out", "bytes_in", "duration", "count", "gpus", "gpu_seconds")
-_any = msgspec.json.Decoder().decode
 _LACKING = "no mapping: a table's columns must be named, with --mapping FILE (docs/mappings has examples)"
 
 #: What is wrong, by row; the first finding of a row stands.
@@ -131,9 +129,9 @@ class Table:
             rejects = [Reject(i, "no-mapping", _LACKING) for i in range(len(records))]
             return Decoded(Block(self._names, "table", dict.fromkeys(("time", "stream", "actor", "object", "record"), ())), rejects)
         if self._header is None:
-            cells, index, rejects = self._json_cells(records)
+            cells, index, rejects = json_cells(records, self._columns)
         else:
-            cells, index, rejects = self._csv_cells(records, self._header, self._mapping.delimiter)
+            cells, index, rejects = csv_cells(records, self._columns, self._header, self._mapping.delimiter)
         return self._decoded(self._mapping, cells, index, rejects)
 
     def decode_batch(self, batch: pa.RecordBatch) -> Decoded:
@@ -148,60 +146,6 @@ class Table:
                 kind = batch.schema.field(name).type
                 raise MappingError(f"column {name!r} is of type {kind}: text, numbers or times are expected") from None
         return self._decoded(self._mapping, cells, np.arange(batch.num_rows), [])
-
-    def _json_cells(self, records: Sequence[bytes]) -> tuple[dict[str, Any], np.ndarray, list[Reject]]:
-        """(column -> texts, the records they are of, rejects)."""
-        found: dict[str, list[str]] = {name: [] for name in self._columns}
-        index: list[int] = []
-        rejects: list[Reject] = []
-        for i, record in enumerate(records):
-            try:
-                if len(record) > LONGEST_RECORD:
-                    raise BadRecord("too-long", f"record of {len(record)} bytes, at most {LONGEST_RECORD} are read")
-                row = _any(record)
-                if not isinstance(row, dict):
-                    raise BadRecord("wrong-type:record", f"a JSON object is expected, this is a {type(row).__name__}")
-                texts = [_cell(row, name) for name in self._columns]
-            except (ValueError, RecursionError) as error:
-                rejects.append(explain(i, record, error))
-                continue
-            index.append(i)
-            for column, text in zip(found.values(), texts, strict=True):
-                column.append(text)
-        return {name: pa.array(texts, pa.string()) for name, texts in found.items()}, np.array(index, np.int64), rejects
-
-    def _csv_cells(
-        self, records: Sequence[bytes], header: list[str], delimiter: str
-    ) -> tuple[dict[str, Any], np.ndarray, list[Reject]]:
-        """(column -> texts, the records they are of, rejects)."""
-        width = len(header)
-        joined = b"\n".join(records)
-        if _plain_csv(joined, records, width, delimiter):
-            positions = [str(i) for i in range(width)]  # a header may name a column twice that is not read
-            table = pyarrow.csv.read_csv(
-                pa.BufferReader(joined),
-                read_options=pyarrow.csv.ReadOptions(column_names=positions, use_threads=False, block_size=len(joined) + 1),
-                parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, quote_char=False, ignore_empty_lines=False),
-                convert_options=pyarrow.csv.ConvertOptions(
-                    column_types=dict.fromkeys(positions, pa.string()),
-                    include_columns=[str(header.index(name)) for name in self._columns],
-                ),
-            )
-            cells = {name: table.column(i).combine_chunks() for i, name in enumerate(self._columns)}
-            return cells, np.arange(len(records)), []
-        rows: list[list[str]] = []
-        index: list[int] = []
-        rejects: list[Reject] = []
-        for i, record in enumerate(records):
-            try:
-                row = _csv_row(record, width, delimiter)
-            except BadRecord as error:
-                rejects.append(explain(i, record, error))
-                continue
-            index.append(i)
-            rows.append(row)
-        cells = {name: pa.array([row[header.index(name)] for row in rows], pa.string()) for name in self._columns}
-        return cells, np.array(index, np.int64), rejects
 
     def _decoded(self, mapping: Mapping, cells: dict[str, Any], index: np.ndarray, rejects: list[Reject]) -> Decoded:
         """Event columns from text columns, whose rows are the records ``index``."""
@@ -256,11 +200,7 @@ class Table:
         """int32[n] codes; -1 where all cells are empty."""
         chosen = Detail(columns=[detail]) if isinstance(detail, str) else detail
         parts = [_collapsed(cells[name]) if name in chosen.ports else cells[name] for name in chosen.columns]
-        if len(parts) > 1:
-            filled = [pc.if_else(pc.equal(part, ""), pa.scalar(None, pa.string()), part) for part in parts]
-            joined = pc.binary_join_element_wise(*filled, chosen.join, null_handling="skip")
-        else:
-            joined = parts[0]
+        joined = _joined(parts, chosen.join) if len(parts) > 1 else parts[0]
 
         def code_of(text: str) -> int:
             try:
@@ -301,6 +241,18 @@ def _each(codes: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """The code of each row, from the codes of distinct texts."""
     found: np.ndarray = codes[positions]
     return found
+
+
+def _joined(parts: list[pa.StringArray], separator: str) -> pa.StringArray:
+    """Row by row, the texts that are not empty, joined. (Arrow's own join loses the rows in which all are.)"""
+    key = np.zeros(len(parts[0]), np.int64)
+    for part in parts:
+        coded = part.dictionary_encode()
+        key = key * (len(coded.dictionary) + 1) + coded.indices.to_numpy(zero_copy_only=False)
+        key = np.unique(key, return_inverse=True)[1]  # dense again, so that no number of columns overflows it
+    _, first, place = np.unique(key, return_index=True, return_inverse=True)
+    rows = zip(*(part.take(pa.array(first)).to_pylist() for part in parts), strict=True)
+    return pa.array([separator.join(filter(None, row)) for row in rows], pa.string()).take(pa.array(place))
 
 
 def _collapsed(texts: pa.StringArray) -> pa.StringArray:
@@ -403,52 +355,6 @@ def _clock(mapping: Mapping, texts: pa.StringArray, column: str, bad: Findings, 
         )
         _find(bad, row, what, column, f"{why}: {texts[row].as_py()!r:.60}")
     return np.where(good, micro, 0).astype(np.int64)
-
-
-def _cell(row: dict[str, Any], name: str) -> str:
-    """The text of a JSON value, "" where it is absent or null. Raises BadRecord on an object or array."""
-    value: Any = row.get(name)
-    if value is None and "." in name:
-        value = row
-        for part in name.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int | float):
-        return repr(value)
-    raise BadRecord(f"wrong-type:{name[:64]}", f"{name[:64]}: text, a number or null is expected, this is a {type(value).__name__}")
-
-
-def _plain_csv(joined: bytes, records: Sequence[bytes], width: int, delimiter: str) -> bool:
-    """Whether the lines can be split without looking at each: UTF-8, no quotes, no stray line breaks, all of ``width`` columns."""
-    if not records or b'"' in joined or b"\r" in joined or joined.count(b"\n") != len(records) - 1:
-        return False
-    mark = delimiter.encode()
-    if any(line.count(mark) != width - 1 for line in records) or max(map(len, records)) > LONGEST_RECORD:
-        return False
-    try:
-        joined.decode()
-    except UnicodeDecodeError:
-        return False
-    return b"" not in records
-
-
-def _csv_row(record: bytes, width: int, delimiter: str) -> list[str]:
-    """The cells of one line. Raises BadRecord."""
-    if len(record) > LONGEST_RECORD:
-        raise BadRecord("too-long", f"record of {len(record)} bytes, at most {LONGEST_RECORD} are read")
-    try:
-        rows = list(csv.reader([record.decode()], delimiter=delimiter, strict=True))
-    except (ValueError, csv.Error) as error:
-        raise BadRecord("malformed-csv", f"no CSV line: {error}") from None
-    row = rows[0] if rows else []
-    if len(row) != width:
-        raise BadRecord("wrong-columns", f"{len(row)} columns, the header has {width}")
-    return row
 
 
 SOURCE = Table

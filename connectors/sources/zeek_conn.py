@@ -128,6 +128,7 @@ class _Marks(msgspec.Struct, gc=False):
 
 
 _marks = msgspec.json.Decoder(_Marks).decode
+_exact = msgspec.json.Decoder(_Conn).decode
 _any = msgspec.json.Decoder().decode
 _UNREADABLE = (ValueError, RecursionError, OverflowError)
 
@@ -312,7 +313,11 @@ def _unwrap(record: dict[str, Any]) -> tuple[dict[str, Any], str]:
 
 def _loose(record: bytes) -> _Conn | str:
     """A record that fits no strict shape: null for absent, no state, both spellings, a tag with a number, or another log."""
-    parsed = _any(record)
+    try:
+        parsed = _any(record)
+    except msgspec.ValidationError:  # a number beyond float64: the typed decoder names its field
+        _exact(record)
+        raise
     if not isinstance(parsed, dict):
         raise BadRecord("wrong-type:record", f"a JSON object is expected, this is a {type(parsed).__name__}")
     body, log = _unwrap(parsed)

@@ -64,10 +64,11 @@ class Novelty(Signal):
     def text(self, seen: float, expected: float, usual: float, actor: str, object: str) -> str:
         """See the contract; here ``expected`` is the side's days with anyone and ``usual`` its partners ever."""
         side, other = (object, actor) if self.at == "object" else (actor, object)
-        met = "has never met" if seen < 0.05 else f"has met on {number(seen)} days"
-        if usual < 1:
-            return f"{side} {met} {other}; it is new here itself"
-        return f"{side} {met} {other}; it knows {number(usual)} others, from {number(expected)} meetings of late"
+        met = "has never met" if seen < 0.05 else "seldom meets" if seen < 2.0 else f"meets (on {number(round(seen))} days)"
+        others = round(usual - (seen >= 0.05))
+        if others < 1:
+            return f"{side} {met} {other}, and nobody else" if seen >= 0.05 else f"{side} {met} {other}; it is new here itself"
+        return f"{side} {met} {other}; it knows {number(others)} other{'s' if others > 1 else ''}"
 
 
 LEARNER = Novelty

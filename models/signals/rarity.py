@@ -27,11 +27,12 @@ class Rarity(Signal):
     Idea: most attacks come from identities that are rarely active (detection.md of the design: hard-mode AUC .551 without it).
     Fails when the attacker uses a busy identity; then novelty, rate and bytes have to see it. In a growing population every newcomer
     is a record: hence ``drifts``.
+    A period is an hour, shorter while the stream is young.
     Cost: one logarithm an event; no state beyond the visit's own unit counts. Paper: add-half (Krichevsky-Trofimov) estimate, 1981.
     """
 
     drifts = True
-    unit = "active hours"
+    unit = "active periods"
 
     @property
     def visit(self) -> Visit:
@@ -45,8 +46,8 @@ class Rarity(Signal):
     def text(self, seen: float, expected: float, usual: float, actor: str, object: str) -> str:
         """See the contract."""
         if seen < 0.05:
-            return f"{actor} has not been seen active before; identities here average {number(expected)} active hours"
-        return f"{actor} was active in {number(seen)} hours of the last days; identities here average {number(expected)}"
+            return f"{actor} has not been active here before; identities here average {number(round(expected, 1))} periods of activity"
+        return f"{actor} was active in {number(round(seen, 1))} periods so far; identities here average {number(round(expected, 1))}"
 
 
 LEARNER = Rarity

@@ -56,18 +56,16 @@ class RiverDetector(Signal, dict=True):
         self._new()
 
     def _new(self) -> Any:
+        # Imported only where it is named: it takes a second.
         from river import anomaly
+        from river.anomaly.base import AnomalyDetector
 
-        made = getattr(anomaly, self.detector, None) if self.detector in anomaly.__all__ else None
-        if made is None or not issubclass(made, anomaly.base.AnomalyDetector):
-            known = [
-                name
-                for name in anomaly.__all__
-                if isinstance(getattr(anomaly, name), type) and issubclass(getattr(anomaly, name), anomaly.base.AnomalyDetector)
-            ]
+        offered = {name: getattr(anomaly, name) for name in anomaly.__all__}
+        known = [name for name, each in offered.items() if isinstance(each, type) and issubclass(each, AnomalyDetector)]
+        if self.detector not in known:
             raise ValueError(f"expected a river anomaly detector ({', '.join(known)}), got {self.detector!r} - at `$.detector`")
         try:
-            return made(**self.settings)
+            return offered[self.detector](**self.settings)
         except TypeError as error:
             raise ValueError(f"expected settings of river's {self.detector}: {error} - at `$.settings`") from None
 

@@ -1,0 +1,115 @@
+"""Kubernetes audit events (audit.k8s.io/v1), as the API server's log backend writes them, one request a line."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import orjson
+
+from connectors.event import SECOND
+from replay.simulate.factory import Account, User, uuid
+from replay.simulate.wire import iso
+
+_REASONS = {403: "Forbidden", 404: "NotFound"}
+
+
+class Caller(NamedTuple):
+    """Who asks, and from where."""
+
+    username: str
+    groups: tuple[str, ...]
+    address: str
+    agent: str
+    extra: dict[str, list[str]]
+
+
+def person(user: User, team: str, address: str) -> Caller:
+    """A person at kubectl."""
+    groups = ("system:masters", "system:authenticated") if user.admin else (f"team-{team}", "system:authenticated")
+    return Caller(user.name, groups, address, "kubectl/v1.36.3 (linux/amd64) kubernetes/6a9c0d1", {})
+
+
+def account(own: Account, address: str, token: str, pod: tuple[str, str] | None = None) -> Caller:
+    """A service account. ``token``: its credential's JTI; ``pod``: name and uid of the pod the token is bound to."""
+    extra = {"authentication.kubernetes.io/credential-id": [f"JTI={token}"]}
+    if pod is not None:
+        extra |= {"authentication.kubernetes.io/pod-name": [pod[0]], "authentication.kubernetes.io/pod-uid": [pod[1]]}
+    groups = ("system:serviceaccounts", f"system:serviceaccounts:{own.namespace}", "system:authenticated")
+    return Caller(own.username, groups, address, "Go-http-client/2.0", extra)
+
+
+def controller(name: str) -> Caller:
+    """A controller of the control plane."""
+    return account(Account("kube-system", name), "10.10.1.3", "00000000-0000-4000-8000-000000000000")
+
+
+class Asked(NamedTuple):
+    """What is asked of the API: verb, resource and where. ``group`` "" is the core group."""
+
+    verb: str
+    resource: str
+    namespace: str
+    name: str = ""
+    subresource: str = ""
+    group: str = ""
+
+    def uri(self) -> str:
+        """The request's path."""
+        base = f"/apis/{self.group}/v1" if self.group else "/api/v1"
+        place = f"{base}/namespaces/{self.namespace}/{self.resource}"
+        if self.name and self.verb != "create":
+            place += f"/{self.name}"
+        elif self.name and self.subresource:
+            place += f"/{self.name}"
+        return place + (f"/{self.subresource}" if self.subresource else "") + ("?limit=500" if self.verb == "list" else "")
+
+
+def event(
+    rng: np.random.Generator,
+    time: int,
+    caller: Caller,
+    asked: Asked,
+    code: int = 200,
+    answer: dict[str, Any] | None = None,
+    stage: str = "ResponseComplete",
+    id: str | None = None,
+) -> bytes:
+    """One audit event, written at ``time`` (its ``stageTimestamp``). With ``answer`` its level is RequestResponse."""
+    reference = {"resource": asked.resource, "namespace": asked.namespace}
+    if asked.name:
+        reference["name"] = asked.name
+    if asked.group:
+        reference["apiGroup"] = asked.group
+    reference["apiVersion"] = "v1"
+    if asked.subresource:
+        reference["subresource"] = asked.subresource
+    user: dict[str, Any] = {"username": caller.username, "groups": caller.groups}
+    if caller.extra:
+        user["extra"] = caller.extra
+    status: dict[str, Any] = {"metadata": {}, "code": code}
+    if code >= 400:
+        status |= {"status": "Failure", "reason": _REASONS[code]}
+    record: dict[str, Any] = {
+        "kind": "Event",
+        "apiVersion": "audit.k8s.io/v1",
+        "level": "Metadata" if answer is None else "RequestResponse",
+        "auditID": uuid(rng) if id is None else id,
+        "stage": stage,
+        "requestURI": asked.uri(),
+        "verb": asked.verb,
+        "user": user,
+        "sourceIPs": [caller.address],
+        "userAgent": caller.agent,
+        "objectRef": reference,
+        "responseStatus": status,
+    }
+    if answer is not None:
+        record["responseObject"] = answer
+    record["requestReceivedTimestamp"] = f"{iso(time - int(rng.integers(1, 9)) * (SECOND // 1000))}Z"
+    record["stageTimestamp"] = f"{iso(time)}Z"
+    record["annotations"] = {
+        "authorization.k8s.io/decision": "forbid" if code == 403 else "allow",
+        "authorization.k8s.io/reason": "",
+    }
+    return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)

@@ -1,0 +1,87 @@
+"""What every part of the simulation is given: the factory, the calendar, the journal, and randomness of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from connectors.event import DAY, MINUTE
+from connectors.names import stable_hash
+from replay.simulate.factory import DNS, Factory, User
+from replay.simulate.journal import CONN, Journal
+from replay.simulate.rhythm import is_weekend, spread
+from replay.simulate.wire import DOMAIN, Port, conns
+
+
+@dataclass
+class World:
+    """The simulation's constants, and the only way to randomness and to the files.
+
+    ``start``: midnight of day 0, microseconds UTC. ``label``: what the records added now are part of ("" = everyday life).
+    ``tokens``: by owner (normalised identity) the tokens issued on the current day.
+    """
+
+    factory: Factory
+    seed: int
+    start: int
+    days: int
+    scale: float
+    journal: Journal
+    label: str = ""
+    tokens: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def end(self) -> int:
+        """When the simulation ends; records written from then on do not exist."""
+        return self.start + self.days * DAY
+
+    def rng(self, concern: str, *key: int) -> np.random.Generator:
+        """Randomness of one concern, day and actor: nothing else draws from it, so that nothing else can shift it."""
+        return np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, stable_hash(concern), *key])))
+
+    def midnight(self, day: int) -> int:
+        """When a day begins, UTC."""
+        return self.start + day * DAY
+
+    def issued(self, owner: str, token: str) -> None:
+        """Remember a token that was issued."""
+        self.tokens.setdefault(owner, []).append(token)
+
+    def write(self, file: str, time: int, line: bytes) -> None:
+        """Add a record."""
+        self.journal.add(file, time, line, self.label)
+
+    def connect(
+        self,
+        rng: np.random.Generator,
+        start: np.ndarray,
+        duration: np.ndarray,
+        orig: str | list[str],
+        resp: str | list[str],
+        port: Port,
+        out: np.ndarray,
+        into: np.ndarray,
+        state: str | list[str] = "SF",
+        orig_port: int | None = None,
+    ) -> None:
+        """Add connections; see ``wire.conns``."""
+        times, lines = conns(rng, start, duration, orig, resp, port, out, into, state, orig_port)
+        self.journal.extend(CONN, times, lines, self.label)
+
+    def look_up(self, rng: np.random.Generator, start: np.ndarray, orig: str | list[str]) -> None:
+        """Add DNS queries."""
+        n = len(start)
+        self.connect(rng, start, spread(rng, 1500, 0.8, n, 150, 900_000), orig, DNS, DOMAIN, rng.integers(28, 60, n), rng.integers(60, 300, n))
+
+    def shift(self, user: User, day: int) -> tuple[int, int] | None:
+        """When a user is at work on a day (microseconds UTC), or None. The shift of a western site may end after midnight UTC."""
+        if day < user.joins:
+            return None
+        rng = self.rng("shift", day, user.index)
+        chance = (0.25 if user.admin else 0.06) if is_weekend(self.midnight(day)) else 0.93
+        if rng.random() >= chance:
+            return None
+        begin = self.midnight(day) + round((user.begins - user.offset + rng.normal(0, 15)) * MINUTE)
+        end = self.midnight(day) + round((user.ends - user.offset + rng.normal(0, 30)) * MINUTE)
+        return max(begin, self.midnight(day)), end
