@@ -20,7 +20,7 @@ from connectors.event import MINUTE, Action, Outcome, Stream
 from detector.config import Config
 from detector.score import Found
 from models.budget import Budget
-from models.calibration import EVIDENCE, FIRST, LEARNED, OBJECT_STRANGE, ROW, SCORE, UNIT
+from models.calibration import CEILING, EVIDENCE, FIRST, LEARNED, OBJECT_STRANGE, ROW, SCORE, UNIT
 from models.kernels import DAY, HOUR, passed
 
 #: A signal takes part in an alert from this many nats on: 1 cell in 20.
@@ -39,12 +39,41 @@ PROBATION_DAYS = 1.0
 CONTAINABLE = frozenset({"user", "sa", "pod", "token", "session", "job", "node", "ip"})
 
 
+class Piece(msgspec.Struct):
+    """A piece of evidence as it is kept: what ``Evidence`` says, before anything is put into words."""
+
+    time: int
+    stream: int
+    action: int
+    outcome: int
+    actor: str
+    object: str
+    via: str
+    detail: str
+    score: float
+    #: G of each signal; seen, expected and usual of each.
+    gains: list[float]
+    values: list[tuple[float, float, float]]
+    source: str
+    partition: str
+    offset: int
+    uid: str
+    late: bool
+    events: int = 1
+    #: When its cell was last strengthened.
+    at: float = 0.0
+
+    def same_edge(self, other: Piece) -> bool:
+        """Whether it is about the same pair, action and detail."""
+        return self.actor == other.actor and self.object == other.object and self.action == other.action and self.detail == other.detail
+
+
 class Trail(msgspec.Struct):
     """What is remembered of one identity's evidence: its leaking sum with its time, and the strongest pieces."""
 
     nats: float = 0.0
     time: float = 0.0
-    pieces: list[tuple[float, Evidence]] = []
+    pieces: list[Piece] = []
 
 
 class Open(msgspec.Struct):
@@ -75,8 +104,7 @@ class Fusion:
         self.floor = config.fuse.evidence_floor
         self.learners = config.learners()
         self.paths: tuple[str, ...] = ()
-        #: The strongest pieces of evidence of this run, one an edge and hour: for its summary, no part of the state.
-        self.strongest: list[Evidence] = []
+        self._strongest: list[Piece] = []
 
     def advance(self, now: float) -> list[Alert]:
         """Move the clock: alerts whose quiet time is over close, the threshold follows the budget."""
@@ -136,7 +164,8 @@ class Fusion:
                 held.alert.events += 1
                 held.alert.last = max(held.alert.last, int(now))
             return out
-        return out + self._fold(blamed, role, self._piece(found, number, i), now, first, float(row[UNIT]))
+        piece = self._piece(found, number, i)
+        return out + self._fold(blamed, role, piece, now, first, float(row[UNIT]), float(row[CEILING]))
 
     def _partners(self, actor: str, now: float, unit: float, first: bool) -> int:
         """Distinct surprising edges of an actor this hour."""
@@ -149,16 +178,17 @@ class Fusion:
             self.state.strange[actor] = (since, many)
         return many
 
-    def _fold(self, blamed: str, role: str, piece: Evidence, now: float, first: bool, unit: float) -> list[Alert]:
+    def _fold(self, blamed: str, role: str, piece: Piece, now: float, first: bool, unit: float, ceiling: float) -> list[Alert]:
         state = self.state
         state.budget.note(blamed, piece.score, blamed in state.open)
         trail = self._accumulate(blamed, piece, now, unit)
         held = state.open.get(blamed)
         if held is None:
-            if piece.score <= state.budget.threshold:
+            bar = state.budget.bar(ceiling)
+            if piece.score <= bar:
                 return []
-            state.budget.opened()
-            state.open[blamed] = held = self._opened(blamed, role, piece, trail, now)
+            state.budget.opened(piece.score, ceiling)
+            state.open[blamed] = held = self._opened(blamed, role, piece, trail, now, bar)
             return [self._revise(held, "open", int(now))]
         alert = held.alert
         alert.events += 1
@@ -169,7 +199,7 @@ class Fusion:
             return [self._revise(held, "update", int(now))]
         return []
 
-    def _accumulate(self, blamed: str, piece: Evidence, now: float, unit: float) -> Trail:
+    def _accumulate(self, blamed: str, piece: Piece, now: float, unit: float) -> Trail:
         """Add what this piece raises its cell's maximum by, above the floor, to the blamed identity's leaking sum."""
         state = self.state
         trail = state.trails.get(blamed)
@@ -185,27 +215,46 @@ class Fusion:
         state.edges[edge] = (since, max(before, piece.score))
         trail.nats = trail.nats * math.exp(-max(now - trail.time, 0.0) / self.quiet) + max(gain, 0.0)
         trail.time = now
-        keep = [(time, old) for time, old in trail.pieces if time > now - DAY and not _same_cell(old, piece, since)]
-        earlier = [old for _, old in trail.pieces if _same_cell(old, piece, since)]
-        strongest = max([*earlier, piece], key=lambda each: each.score)
-        strongest.events = piece.events + sum(old.events for old in earlier)
-        self._rank(strongest, earlier)
-        keep.append((now, strongest))
-        keep.sort(key=lambda item: (-item[1].score, item[1].time))
-        trail.pieces = keep[:SHOWN]
+        self._keep(trail, piece, now, since)
         return trail
 
-    def _rank(self, piece: Evidence, earlier: list[Evidence]) -> None:
-        ranked = [each for each in self.strongest if not any(each is old for old in earlier)]
-        if not any(each is piece for each in ranked):
-            ranked.append(piece)
-        ranked.sort(key=lambda each: (-each.score, each.time))
-        self.strongest = ranked[:SHOWN]
+    def _keep(self, trail: Trail, piece: Piece, now: float, since: float) -> None:
+        """Put a piece among the strongest of its identity: one an edge and hour, none older than a day."""
+        piece.at = now
+        for place, old in enumerate(trail.pieces):
+            if old.time >= since and old.same_edge(piece):
+                events = old.events + 1
+                if piece.score >= old.score:
+                    trail.pieces[place] = piece
+                    self._rank(piece, old)
+                trail.pieces[place].events = events
+                return
+        trail.pieces.append(piece)
+        self._rank(piece, None)
+        if len(trail.pieces) > SHOWN:
+            trail.pieces = [old for old in trail.pieces if old.at > now - DAY]
+        if len(trail.pieces) > SHOWN:
+            trail.pieces.remove(min(trail.pieces, key=lambda each: (each.score, -each.time)))
 
-    def _opened(self, blamed: str, role: Any, piece: Evidence, trail: Trail, now: float) -> Open:
-        opening = "\n".join((blamed, str(piece.time), piece.actor, piece.object, piece.action, piece.detail, piece.uid))
+    def _rank(self, piece: Piece, old: Piece | None) -> None:
+        best = self._strongest
+        if len(best) == SHOWN and piece.score <= best[-1].score:
+            return
+        best = [each for each in best if each is not old]
+        best.append(piece)
+        best.sort(key=lambda each: (-each.score, each.time))
+        self._strongest = best[:SHOWN]
+
+    @property
+    def strongest(self) -> list[Evidence]:
+        """The strongest pieces of evidence of this run, one an edge and hour: for its summary, no part of the state."""
+        return [self._evidence(piece) for piece in self._strongest]
+
+    def _opened(self, blamed: str, role: Any, piece: Piece, trail: Trail, now: float, bar: float) -> Open:
+        action = Action(piece.action).name
+        opening = "\n".join((blamed, str(piece.time), piece.actor, piece.object, action, piece.detail, piece.uid))
         budget = self.state.budget
-        pieces = [each for _, each in trail.pieces]
+        pieces = trail.pieces
         alert = Alert(
             uid=hashlib.blake2b(opening.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest(),
             revision=0,
@@ -219,7 +268,7 @@ class Fusion:
             principals=[],
             targets=[],
             score=piece.score,
-            threshold=budget.threshold,
+            threshold=bar,
             evidence_now=0.0,
             evidence_peak=0.0,
             severity=2,
@@ -236,7 +285,7 @@ class Fusion:
             self._absorb(held, each, trail)
         return held
 
-    def _absorb(self, held: Open, piece: Evidence, trail: Trail) -> bool:
+    def _absorb(self, held: Open, piece: Piece, trail: Trail) -> bool:
         """Let a piece of evidence change an alert. Returns whether there is news: a signal, a stream, an action, a higher severity
         or a much higher score."""
         alert = held.alert
@@ -244,14 +293,13 @@ class Fusion:
         alert.evidence_now = trail.nats
         alert.evidence_peak = max(alert.evidence_peak, trail.nats)
         alert.severity = max(alert.severity, 2 + sum(alert.evidence_peak >= bound for bound in SEVERITIES))
-        _join(alert.signals, [reason.signal for reason in piece.reasons if reason.surprise >= PART])
-        _join(alert.streams, [piece.stream])
-        _join(alert.actions, [piece.action])
+        _join(alert.signals, [name for name, gain in zip(self.learners, piece.gains, strict=True) if gain >= PART])
+        _join(alert.streams, [Stream(piece.stream).name])
+        _join(alert.actions, [Action(piece.action).name])
         # Behind an object stand those who acted on it; what it did itself elsewhere says nothing about them.
         wanted = [alert.blamed] if alert.role == "actor" else [piece.actor] if piece.object == alert.blamed else []
         _join(alert.principals, wanted, SHOWN)
         _join(alert.targets, [name for name in (*wanted, piece.via) if name.partition(":")[0] in CONTAINABLE], 2 * SHOWN)
-        alert.evidence = [each for _, each in trail.pieces]
         risen = piece.score >= held.said + RISE
         held.said = max(held.said, piece.score) if risen else held.said
         return risen or before != (alert.severity, len(alert.signals), len(alert.streams), len(alert.actions))
@@ -259,58 +307,75 @@ class Fusion:
     def _revise(self, held: Open, activity: Any, time: int) -> Alert:
         """The next revision of an alert, as a record of its own."""
         alert = held.alert
+        trail = self.state.trails[alert.blamed]
+        pieces = sorted(trail.pieces, key=lambda each: (-each.score, each.time))
         alert.revision += 1
         alert.activity = activity
         alert.time = time
         if activity == "close":
-            trail = self.state.trails.get(alert.blamed)
-            alert.evidence_now = 0.0 if trail is None else trail.nats * math.exp(-max(time - trail.time, 0.0) / self.quiet)
-        return msgspec.convert(msgspec.to_builtins(alert), Alert)
+            alert.evidence_now = trail.nats * math.exp(-max(time - trail.time, 0.0) / self.quiet)
+        said = msgspec.convert(msgspec.to_builtins(alert), Alert)
+        said.evidence = [self._evidence(piece) for piece in pieces]
+        return said
 
-    def _piece(self, found: Found, number: int, i: int) -> Evidence:
+    def _piece(self, found: Found, number: int, i: int) -> Piece:
         block, row = found.block, found.rows[number]
         names = block.names.values
-        actor, object_ = names[block.actor[i]], names[block.object[i]]
-        late = row[LEARNED] == 0.0
-        reasons = []
-        for k, signal in enumerate(found.signals):
-            gain = float(row[EVIDENCE + k])
-            if gain < 1.0:
-                continue
-            seen, expected, usual = (float(value) for value in found.values[number, k])
-            learner = self.learners[signal]
-            reasons.append(
-                Reason(
-                    signal=signal,
-                    surprise=round(gain, 4),
-                    seen=_finite(seen),
-                    expected=_finite(expected),
-                    usual=_finite(usual),
-                    unit=learner.unit,
-                    base_rate=float(f"{math.exp(-gain):.3g}"),
-                    text=learner.text(seen, expected, usual, actor, object_),
-                )
-            )
-        reasons.sort(key=lambda reason: -math.log(self.learners[reason.signal].weight or 1e-9) - reason.surprise)
-        via, detail = int(block.via[i]), int(block.detail[i])
-        partition = int(block.partition[i])
-        return Evidence(
+        via, detail, partition = int(block.via[i]), int(block.detail[i]), int(block.partition[i])
+        return Piece(
             time=int(block.time[i]),
-            stream=Stream(block.stream[i]).name,
-            action=Action(block.action[i]).name,
-            outcome=Outcome(block.outcome[i]).name,
-            actor=actor,
-            object=object_,
+            stream=int(block.stream[i]),
+            action=int(block.action[i]),
+            outcome=int(block.outcome[i]),
+            actor=names[block.actor[i]],
+            object=names[block.object[i]],
             via=names[via] if via >= 0 else "",
             detail=names[detail] if detail >= 0 else "",
             score=round(float(row[SCORE]), 4),
-            reasons=reasons,
+            gains=row[EVIDENCE:].tolist(),
+            values=[tuple(each) for each in found.values[number].tolist()],
             source=block.sources[block.source[i]],
             partition=self.paths[partition] if partition < len(self.paths) else str(partition),
             offset=int(block.record[i]),
             uid=block.uid[i],
-            events=1,
-            lowered=["it came too late to be learned, so it was only scored"] if late else [],
+            late=bool(row[LEARNED] == 0.0),
+        )
+
+    def _evidence(self, piece: Piece) -> Evidence:
+        """A piece put into words: signals of weight first, what is not strange left out."""
+        reasons = []
+        for (name, learner), gain, values in zip(self.learners.items(), piece.gains, piece.values, strict=True):
+            if gain < 1.0:
+                continue
+            reason = Reason(
+                signal=name,
+                surprise=round(gain, 4),
+                seen=_finite(values[0]),
+                expected=_finite(values[1]),
+                usual=_finite(values[2]),
+                unit=learner.unit,
+                base_rate=float(f"{math.exp(-gain):.3g}"),
+                text=learner.text(*values, piece.actor, piece.object),
+            )
+            reasons.append((math.log(max(learner.weight, 1e-9)) + gain, reason))
+        reasons.sort(key=lambda each: -each[0])
+        return Evidence(
+            time=piece.time,
+            stream=Stream(piece.stream).name,
+            action=Action(piece.action).name,
+            outcome=Outcome(piece.outcome).name,
+            actor=piece.actor,
+            object=piece.object,
+            via=piece.via,
+            detail=piece.detail,
+            score=piece.score,
+            reasons=[reason for _, reason in reasons],
+            source=piece.source,
+            partition=piece.partition,
+            offset=piece.offset,
+            uid=piece.uid,
+            events=piece.events,
+            lowered=["it came too late to be learned, so it was only scored"] if piece.late else [],
         )
 
     def _sweep(self, now: float) -> None:
@@ -320,16 +385,6 @@ class Fusion:
         state.strange = {actor: held for actor, held in state.strange.items() if now - held[0] < 2 * HOUR}
         state.edges = {edge: held for edge, held in state.edges.items() if now - held[0] < 2 * HOUR}
         state.trails = {blamed: trail for blamed, trail in state.trails.items() if now - trail.time < DAY or blamed in state.open}
-
-
-def _same_cell(old: Evidence, new: Evidence, since: float) -> bool:
-    return (
-        old.time >= since
-        and old.actor == new.actor
-        and old.object == new.object
-        and old.action == new.action
-        and old.detail == new.detail
-    )
 
 
 def _join(held: list[str], more: list[str], most: int = 1_000) -> None:

@@ -39,7 +39,7 @@ class Budget(msgspec.Struct):
     age: float = 0.0
     now: float = 0.0
     rebuilt: float = 0.0
-    openings: list[float] = []
+    openings: list[tuple[float, float, float]] = []
     cells: dict[str, Cell] = {}
     hours: dict[int, dict[int, int]] = {}
 
@@ -72,9 +72,21 @@ class Budget(msgspec.Struct):
             self._count(hour, score, 1)
         cell.value = score
 
-    def opened(self) -> None:
+    def bar(self, ceiling: float) -> float:
+        """What a score must exceed to open an alert now: the threshold; and where the last day's alerts are spent, also the weakest
+        of the day's strongest N, so that a day that is stranger than its past does not flood anyone before the next reckoning.
+
+        ``ceiling``: what the calibration can say at most by now. It rises while a stream is young, and past scores with it.
+        """
+        allowed = math.ceil(self.per_day)
+        recent = [score - then + ceiling for time, score, then in self.openings if time > self.now - DAY]
+        if len(recent) < allowed:
+            return self.threshold
+        return max(self.threshold, sorted(recent)[-allowed])
+
+    def opened(self, score: float, ceiling: float) -> None:
         """An alert was opened at the time of the last ``advance``."""
-        self.openings.append(self.now)
+        self.openings.append((self.now, score, ceiling))
 
     @staticmethod
     def _count(hour: dict[int, int], value: float, by: int) -> None:
@@ -87,7 +99,7 @@ class Budget(msgspec.Struct):
 
     def _forget(self, unit: float) -> None:
         oldest = self.now - WINDOW * DAY
-        self.openings = [time for time in self.openings if time >= oldest]
+        self.openings = [opening for opening in self.openings if opening[0] >= oldest]
         for hour in [hour for hour in self.hours if (hour + 1) * HOUR < oldest]:
             del self.hours[hour]
         for identity in [name for name, cell in self.cells.items() if passed(self.now, cell.since, unit, HOUR)]:
@@ -103,7 +115,7 @@ class Budget(msgspec.Struct):
         days = min(WINDOW, self.age / DAY)
         granted = self.per_day * days
         correction = min(max((granted + 2 * self.per_day) / (len(self.openings) + 2 * self.per_day), 0.5), 2.0)
-        last_day = sum(time > self.now - DAY for time in self.openings)
+        last_day = sum(time > self.now - DAY for time, _, _ in self.openings)
         if last_day > self.per_day:
             correction *= (self.per_day / last_day) ** 2
         wanted = max(granted * correction, 1.0)

@@ -41,8 +41,8 @@ STEP = 1.0 / PER_NAT
 EVIDENCE_PER_ALERT = 10.0
 #: ... but never what is no stranger than about one cell in five.
 LEAST_FLOOR = 1.5
-#: Stream-wide scalars: now, age, the evidence floor in force (0 = not yet).
-CLOCK = ("now", "age", "floor")
+#: Stream-wide scalars: now, age, the evidence floor in force (0 = not yet), ln of the cells known: no score is much above it.
+CLOCK = ("now", "age", "floor", "ceiling")
 
 #: Fields on the pair table: whether its current cell teaches; score already reported in it; then one bin a signal.
 PAIR = ("taught", "peak")
@@ -50,8 +50,8 @@ PAIR = ("taught", "peak")
 OBJECT = ("cells", "cells_since", "strange", "strange_since")
 
 #: Columns of the evidence matrix before the G of each signal.
-ROW, SCORE, FIRST, OBJECT_STRANGE, UNIT, LEARNED = range(6)
-EVIDENCE = 6
+ROW, SCORE, FIRST, OBJECT_STRANGE, UNIT, LEARNED, CEILING = range(7)
+EVIDENCE = 7
 
 
 @njit(cache=True, inline="always")
@@ -171,6 +171,7 @@ def calibrate(
             everything = 0.0
             for other in range(len(streams)):
                 everything += streams[other, 0]
+            clock[3] = math.log(1.0 + everything)
             clock[2] = _floor(everything, clock[1], settings[4], strange)
             if settings[3] != 0.0:
                 stretch = min(math.log(1.0 + max(everything, FEWEST)) / math.log(1.0 + max(cells[0], FEWEST)), MOST_STRETCH)
@@ -244,6 +245,7 @@ def calibrate(
         row[OBJECT_STRANGE] = o[2]
         row[UNIT] = unit
         row[LEARNED] = 1.0 if learn[i] else 0.0
+        row[CEILING] = clock[3]
         for k in range(many):
             row[EVIDENCE + k] = gain[s, k, bins[k]] if bins[k] >= 0 else 0.0
         found += 1

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
-from river.anomaly.base import AnomalyDetector
+from river.base import AnomalyDetector
 
 from models import counts
 from models.counts import count
@@ -16,7 +17,7 @@ from models.signals import Rows, Signal
 _LIMIT = 1 << 30
 
 
-class RiverView(AnomalyDetector):  # type: ignore[misc]  # river is untyped
+class RiverView(AnomalyDetector):
     """A signal behind ``learn_one`` and ``score_one``.
 
     An event is a dict with ``time`` (seconds, UTC), ``actor`` and ``object`` (64-bit integers, such as
@@ -43,11 +44,11 @@ class RiverView(AnomalyDetector):  # type: ignore[misc]  # river is untyped
         self._units = {"actor": np.zeros(len(counts.SCALARS)), "object": np.zeros(len(counts.SCALARS))}
         self._scalars = np.zeros(len(signal.scalars()))
 
-    def learn_one(self, x: dict[str, Any]) -> None:
+    def learn_one(self, x: dict[Hashable, Any]) -> None:
         """Learn an event."""
         self._visit(x, learn=True)
 
-    def score_one(self, x: dict[str, Any]) -> float:
+    def score_one(self, x: dict[Hashable, Any]) -> float:
         """The event's surprise under what was learned so far, in nats."""
         kept = self._scalars.copy(), {side: units.copy() for side, units in self._units.items()}
         out = self._visit(x, learn=False)
@@ -63,7 +64,7 @@ class RiverView(AnomalyDetector):  # type: ignore[misc]  # river is untyped
             self._tables[name].find(key, slots[name], 0, 1)
         return slots, before
 
-    def _visit(self, x: dict[str, Any], learn: bool) -> np.ndarray:
+    def _visit(self, x: dict[Hashable, Any], learn: bool) -> np.ndarray:
         actor = np.array([x["actor"]], np.uint64)
         object_ = np.array([x["object"]], np.uint64)
         time = np.array([int(x["time"] * 1e6)])

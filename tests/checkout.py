@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,10 +29,15 @@ class CodeBlock(NamedTuple):
         return [line for line in self.text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
 
 
+@cache
+def _patterns() -> tuple[str, ...]:
+    lines = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+    return (".git", *(line.strip("/") for line in lines if line and not line.startswith("#")))
+
+
 def ignored(path: Path) -> bool:
     """Whether git leaves this path alone; knows the plain patterns that our ``.gitignore`` is made of."""
-    patterns = [line.strip("/") for line in (ROOT / ".gitignore").read_text().splitlines() if line and not line.startswith("#")]
-    return path.name == ".git" or any(fnmatchcase(path.name, pattern) for pattern in patterns)
+    return any(fnmatchcase(path.name, pattern) for pattern in _patterns())
 
 
 def files(folder: Path = ROOT) -> Iterator[Path]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
+import msgspec
 import numpy as np
 from numba import njit
 
@@ -12,6 +14,8 @@ from models.signals import Rows, Signal, Visit, number
 
 #: Pseudo-attempts with which an actor leans on everyone's share.
 LEAN = 20.0
+#: Attempts that one hour of one actor counts for at most: a flood of refusals must not become what is usual, least of all for others.
+MOST_ATTEMPTS = 100.0
 
 
 @njit(cache=True)
@@ -34,24 +38,30 @@ def _denied(
         now = time[i]
         everyone = (scalars[0] + 0.5) / (scalars[1] + 10.0)
         share = (row[0] + LEAN * everyone) / (row[1] + LEAN)
-        if learn[i] and (row[4] == 0.0 or passed(now, row[4], HOUR, HOUR)):
+        bad = row[2]
+        tried = row[3]
+        if row[4] == 0.0 or passed(now, row[4], HOUR, HOUR):
             if row[4] != 0.0:
                 # The hour that is over teaches at most twice the usual share of refusals, and at least one.
+                told = min(tried, MOST_ATTEMPTS)
+                taught = min(bad * told / max(tried, told), max(1.0, 2.0 * share * told))
                 fade = math.exp(-max(now - row[4], 0.0) / memory)
-                taught = min(row[2], max(1.0, 2.0 * share * row[3]))
-                row[0] = (row[0] + taught) * fade
-                row[1] = (row[1] + row[3]) * fade
+                own = (row[0] + taught) * fade, (row[1] + told) * fade
                 fade = math.exp(-max(now - scalars[2], 0.0) / memory)
-                scalars[0] = scalars[0] * fade + taught
-                scalars[1] = scalars[1] * fade + row[3]
-                scalars[2] = max(now, scalars[2])
-                everyone = (scalars[0] + 0.5) / (scalars[1] + 10.0)
-                share = (row[0] + LEAN * everyone) / (row[1] + LEAN)
-            row[2] = 0.0
-            row[3] = 0.0
-            row[4] = now
-        bad = row[2] + refused[i] * weight[i]
-        tried = row[3] + weight[i]
+                all_ = scalars[0] * fade + taught, scalars[1] * fade + told
+                everyone = (all_[0] + 0.5) / (all_[1] + 10.0)
+                share = (own[0] + LEAN * everyone) / (own[1] + LEAN)
+                if learn[i]:
+                    row[0], row[1] = own
+                    scalars[0], scalars[1] = all_
+                    scalars[2] = max(now, scalars[2])
+            bad = 0.0
+            tried = 0.0
+            if learn[i]:
+                row[4] = now
+        bad += refused[i] * weight[i]
+        tried += weight[i]
+        # A row that does not teach is judged in its own hour too, but leaves the books as they are.
         if learn[i]:
             row[2] = bad
             row[3] = tried
@@ -78,7 +88,7 @@ class Denied(Signal):
     unit = "refusals this hour"
 
     weight: float = 0.1
-    memory_days: float = 7.0
+    memory_days: Annotated[float, msgspec.Meta(gt=0, le=3650)] = 7.0
 
     @property
     def visit(self) -> Visit:

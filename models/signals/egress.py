@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
+import msgspec
 import numpy as np
 from numba import njit
 
@@ -37,16 +39,10 @@ def _egress(
             continue
         row = table[slot[i]]
         now = time[i]
-        if row[1] == 0.0:
-            row[6] = basis[i]
-        if row[6] != basis[i]:
+        if row[1] != 0.0 and row[6] != basis[i]:
             # The same transfer seen by a sensor that counts differently must not add up twice.
             out[:, i] = math.nan
             continue
-        if learn[i] and model[i] and moved[i] >= SMALLEST_MODEL:
-            scalars[1] += 1.0
-            weight = max(ALL_RATE, 1.0 / scalars[1])
-            scalars[0] += weight * (math.log(moved[i]) - scalars[0])
         size = math.exp(scalars[0]) if scalars[1] >= 10.0 else assumed
         total = row[0] * math.exp(-max(now - row[1], 0.0) / memory) + moved[i]
         value = math.log1p(total / size)
@@ -61,6 +57,13 @@ def _egress(
             continue
         row[0] = total
         row[1] = now
+        row[6] = basis[i]
+        if model[i] and moved[i] >= SMALLEST_MODEL and (row[7] == 0.0 or passed(now, row[7], hour_unit(scalars[6]), HOUR)):
+            # One lesson an hour and actor here too, or a flood of one huge object would make every other theft look small.
+            row[7] = now
+            scalars[1] += 1.0
+            weight = max(ALL_RATE, 1.0 / scalars[1])
+            scalars[0] += weight * (math.log(moved[i]) - scalars[0])
         # One lesson an hour, of the level reached, at most mean + 1 sd.
         if row[5] == 0.0 or passed(now, row[5], hour_unit(scalars[6]), HOUR):
             row[5] = now
@@ -87,14 +90,14 @@ class Egress(Signal):
     and only an amount that could be a model stands out. The size is the running geometric mean of the objects of 1 MiB and more
     that registry records show, until ten are seen ``model_bytes``.
     Fails on a drip slower than the memory, and on actors whose trade is moving models. Cost: two logarithms and an exponential an
-    event, 56 bytes an actor. Parameters: ``model_bytes``, ``memory_hours``.
+    event, 64 bytes an actor. Parameters: ``model_bytes``, ``memory_hours``.
     """
 
     unit = "model-sizes"
 
     weight: float = 0.3
-    model_bytes: float = 4e9
-    memory_hours: float = 24.0
+    model_bytes: Annotated[float, msgspec.Meta(gt=0, le=1e15)] = 4e9
+    memory_hours: Annotated[float, msgspec.Meta(gt=0, le=87_600)] = 24.0
 
     @property
     def visit(self) -> Visit:
@@ -102,8 +105,9 @@ class Egress(Signal):
         return "actor"
 
     def state(self) -> dict[str, tuple[str, ...]]:
-        """Decayed bytes and their time; hours taught, mean and variance of ln(1 + v), last lesson; what the bytes count."""
-        return {"actor": ("bytes", "bytes_time", "hours", "mean", "variance", "taught", "basis")}
+        """Decayed bytes and their time; hours taught, mean and variance of ln(1 + v), last lesson; what the bytes count; last size
+        told."""
+        return {"actor": ("bytes", "bytes_time", "hours", "mean", "variance", "taught", "basis", "sized")}
 
     def scalars(self) -> tuple[str, ...]:
         """Mean ln size of models and how many; lessons, mean and variance of everyone; clock and age."""

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numba import njit
 
-from models.kernels import t_tail
+from models.kernels import MINUTE, t_tail
 from models.signals import Rows, Signal, Visit, amount
 
 #: Pseudo-observations with which each level leans on the one above it.
@@ -18,12 +18,14 @@ HEAVY = 3.0
 FLOOR = 0.02
 #: Rate at which the population's mean and variance move.
 ALL_RATE = 0.001
-#: Events after which a pair's mean moves no slower.
+#: Active minutes after which a pair's mean moves no slower.
 LONGEST = 500.0
 
 
 @njit(cache=True)
-def _teach(row: np.ndarray, value: float) -> None:
+def _teach(row: np.ndarray, value: float, basis: float, minute: float) -> None:
+    row[3] = basis
+    row[4] = minute
     weight = 1.0 / min(row[0] + 1.0, LONGEST)
     delta = value - row[1]
     row[2] += weight * (delta * delta * (1.0 - weight) - row[2])
@@ -33,6 +35,7 @@ def _teach(row: np.ndarray, value: float) -> None:
 
 @njit(cache=True)
 def _magnitude(
+    time: np.ndarray,
     moved: np.ndarray,
     basis: np.ndarray,
     learn: np.ndarray,
@@ -55,16 +58,16 @@ def _magnitude(
         self = actor[actor_slot[i]]
         all_ = everyone[basis[i]]
         value = math.log1p(moved[i])
-        if all_[0] == 0.0:
-            all_[1] = value
-            all_[2] = 1.0
+        # Where nothing is known of anyone, the first value is what is usual.
+        all_mean = all_[1] if all_[0] != 0.0 else value
+        all_variance = all_[2] if all_[0] != 0.0 else 1.0
         # Sensors that count differently share no baseline: a row of another basis leans on its population alone.
         same_pair = own[0] == 0.0 or own[3] == basis[i]
         same_actor = self[0] == 0.0 or self[3] == basis[i]
         n_self = self[0] if same_actor else 0.0
         n_own = own[0] if same_pair else 0.0
-        mean = (n_self * self[1] + LEAN * all_[1]) / (n_self + LEAN)
-        variance = (n_self * self[2] + LEAN * all_[2]) / (n_self + LEAN)
+        mean = (n_self * self[1] + LEAN * all_mean) / (n_self + LEAN)
+        variance = (n_self * self[2] + LEAN * all_variance) / (n_self + LEAN)
         mean = (n_own * own[1] + LEAN * mean) / (n_own + LEAN)
         variance = (n_own * own[2] + LEAN * variance) / (n_own + LEAN) + FLOOR
         deviation = math.sqrt(variance)
@@ -76,17 +79,19 @@ def _magnitude(
         out[3, i] = math.expm1(min(mean + 2.0 * deviation, 80.0))
         if not learn[i]:
             continue
+        # One lesson a minute, so that a flood buys one step and not a baseline.
         taught = min(max(value, mean - 3.0 * deviation), mean + deviation)
-        if same_pair:
-            own[3] = basis[i]
-            _teach(own, taught)
+        minute = math.floor(time[i] / MINUTE)
+        if same_pair and own[4] != minute:
+            _teach(own, taught, basis[i], minute)
+        if self[4] == minute:
+            continue
         if same_actor:
-            self[3] = basis[i]
-            _teach(self, taught)
+            _teach(self, taught, basis[i], minute)
         weight = max(ALL_RATE, 1.0 / (all_[0] + 1.0))
-        delta = taught - all_[1]
-        all_[1] += weight * delta
-        all_[2] += weight * (delta * delta - all_[2])
+        delta = taught - all_mean
+        all_[1] = all_mean + weight * delta
+        all_[2] = all_variance + weight * (delta * delta - all_variance)
         all_[0] += 1.0
 
 
@@ -95,8 +100,8 @@ class Magnitude(Signal):
 
     Idea: an upload far larger than this pair ever made. The tail is an ordering only: calibration by rank makes it a probability,
     because no parametric tail of byte counts holds (nominal 1e-3 came out at 2e-2). Learning is winsorised at mean + 1 sd.
-    Fails on theft in usual-sized pieces (see egress) and where the source has no bytes. Cost: two logarithms an event; 32 bytes an
-    actor, 32 a pair. Paper: Huber, 1964 (winsorising); Lange, Little and Taylor, 1989 (t).
+    Fails on theft in usual-sized pieces (see egress) and where the source has no bytes. Cost: two logarithms an event; 40 bytes an
+    actor, 40 a pair. Paper: Huber, 1964 (winsorising); Lange, Little and Taylor, 1989 (t).
     """
 
     unit = "bytes"
@@ -109,8 +114,8 @@ class Magnitude(Signal):
         return "actor"
 
     def state(self) -> dict[str, tuple[str, ...]]:
-        """Observations, mean and variance of ln(1 + bytes), and what the bytes count."""
-        fields = ("seen", "mean", "variance", "basis")
+        """Minutes learned, mean and variance of ln(1 + bytes), what the bytes count, and the last minute learned."""
+        fields = ("seen", "mean", "variance", "basis", "minute")
         return {"actor": fields, "actor_pair": fields}
 
     def scalars(self) -> tuple[str, ...]:
@@ -120,6 +125,7 @@ class Magnitude(Signal):
     def surprise(self, rows: Rows, tables: dict[str, np.ndarray], scalars: np.ndarray, out: np.ndarray) -> None:
         """See the contract."""
         _magnitude(
+            rows.time,
             rows.moved,
             rows.basis,
             rows.learn,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
+import msgspec
 import numpy as np
 from numba import njit
 
@@ -47,8 +48,8 @@ class Novelty(Signal):
     unit = "days met"
 
     at: Literal["object", "actor"] = "object"
-    discount: float = 0.5
-    strength: float = 1.0
+    discount: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.5
+    strength: Annotated[float, msgspec.Meta(gt=0, le=1e6)] = 1.0
 
     @property
     def visit(self) -> Visit:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
+import msgspec
 import numpy as np
 from numba import njit
 
@@ -31,24 +32,25 @@ def _rate(
     for i in range(len(time)):
         row = table[slot[i]]
         minute = math.floor(time[i] / MINUTE)
-        mean = (row[2] + PRIOR * first) / (row[4] + PRIOR)
-        square = (row[3] + PRIOR * (first + first * first)) / (row[4] + PRIOR)
-        if learn[i] and row[0] != minute:
+        count, total, squares, minutes = row[1], row[2], row[3], row[4]
+        mean = (total + PRIOR * first) / (minutes + PRIOR)
+        square = (squares + PRIOR * (first + first * first)) / (minutes + PRIOR)
+        if row[0] != minute:
             if row[0] != 0.0:
                 # The minute that is over teaches at most what a mildly busy one would.
                 deviation = math.sqrt(max(square - mean * mean, mean))
-                taught = min(row[1], mean + max(1.0, 2.0 * deviation))
+                taught = min(count, mean + max(1.0, 2.0 * deviation))
                 fade = math.exp(-(minute - row[0]) / memory)
-                row[2] = (row[2] + taught) * fade
-                row[3] = (row[3] + taught * taught) * fade
-                row[4] = (row[4] + 1.0) * fade + memory * (1.0 - math.exp(-(minute - row[0] - 1.0) / memory))
-                mean = (row[2] + PRIOR * first) / (row[4] + PRIOR)
-                square = (row[3] + PRIOR * (first + first * first)) / (row[4] + PRIOR)
-            row[0] = minute
-            row[1] = 0.0
-        seen = row[1] + weight[i]
+                total = (total + taught) * fade
+                squares = (squares + taught * taught) * fade
+                minutes = (minutes + 1.0) * fade + memory * (1.0 - math.exp(-(minute - row[0] - 1.0) / memory))
+                mean = (total + PRIOR * first) / (minutes + PRIOR)
+                square = (squares + PRIOR * (first + first * first)) / (minutes + PRIOR)
+            count = 0.0
+        seen = count + weight[i]
+        # A row that does not teach is judged in its own minute too, but leaves the books as they are.
         if learn[i]:
-            row[1] = seen
+            row[0], row[1], row[2], row[3], row[4] = minute, seen, total, squares, minutes
         variance = max(square - mean * mean, mean * 1.000001)
         x = 0.0
         if seen > mean:
@@ -76,7 +78,7 @@ class Rate(Signal):
 
     weight: float = 0.03
     of: Literal["actor", "object", "pair"] = "actor"
-    memory_days: float = 7.0
+    memory_days: Annotated[float, msgspec.Meta(gt=0, le=3650)] = 7.0
 
     @property
     def visit(self) -> Visit:

@@ -58,7 +58,7 @@ class RiverDetector(Signal, dict=True):
     def _new(self) -> Any:
         # Imported only where it is named: it takes a second.
         from river import anomaly
-        from river.anomaly.base import AnomalyDetector
+        from river.base import AnomalyDetector
 
         offered = {name: getattr(anomaly, name) for name in anomaly.__all__}
         known = [name for name, each in offered.items() if isinstance(each, type) and issubclass(each, AnomalyDetector)]

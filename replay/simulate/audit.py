@@ -44,6 +44,11 @@ def controller(name: str) -> Caller:
     return account(Account("kube-system", name), "10.10.1.3", "00000000-0000-4000-8000-000000000000")
 
 
+def node(name: str, address: str) -> Caller:
+    """A node's kubelet."""
+    return Caller(f"system:node:{name}", ("system:nodes", "system:authenticated"), address, "kubelet/v1.36.3 (linux/amd64)", {})
+
+
 class Asked(NamedTuple):
     """What is asked of the API: verb, resource and where. ``group`` "" is the core group."""
 
