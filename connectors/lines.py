@@ -23,8 +23,6 @@ CHUNK_BYTES = 1 << 20
 #: How much compressed zstandard is taken at a time. 4 bytes of it can stand for a block of 128 KiB, so this bounds what one step
 #: gives to 64 MiB, whoever made the file.
 _ZSTD_BYTES = 2048
-#: How much of a damaged gzip chunk is tried at a time, to save what comes before the damage.
-_SALVAGE_BYTES = 64
 #: A line shorter than this may be blank; no record is that makes an event.
 _SHORT = 8
 
@@ -186,10 +184,10 @@ def _gunzip(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def _salvage(member: zlib._Decompress, packed: bytes) -> Iterator[bytes]:
-    """What can be read of ``packed`` before the damage in it."""
-    for start in range(0, len(packed), _SALVAGE_BYTES):
+    """What can be read of ``packed`` before the damage in it: byte by byte, as a call that fails gives nothing."""
+    for position in range(len(packed)):
         try:
-            text = member.decompress(packed[start : start + _SALVAGE_BYTES])
+            text = member.decompress(packed[position : position + 1])
         except zlib.error:
             return
         if text:

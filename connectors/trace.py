@@ -204,7 +204,7 @@ def _json_source(path: Path, records: Sequence[bytes]) -> str:
             continue
         parsed += 1
         if isinstance(value.get("items"), list) and str(value.get("kind", "")).endswith("List"):
-            refused = refused or "a Kubernetes list in one document; one event a line is expected (jq -c '.items[]' makes it)"
+            refused = refused or "a Kubernetes list in one document; one record a line is expected (jq -c '.items[]' makes it)"
         for name, source in available().items():
             if source.recognises(value):
                 return name

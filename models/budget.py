@@ -78,7 +78,8 @@ class Budget(msgspec.Struct):
 
         ``ceiling``: what the calibration can say at most by now. It rises while a stream is young, and past scores with it.
         """
-        allowed = math.ceil(self.per_day)
+        # A young stream has been granted less than a day's worth.
+        allowed = max(math.ceil(self.per_day * min(self.age / DAY, 1.0)), 1)
         recent = [score - then + ceiling for time, score, then in self.openings if time > self.now - DAY]
         if len(recent) < allowed:
             return self.threshold

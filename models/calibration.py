@@ -114,10 +114,10 @@ def histogram_above(histogram: np.ndarray, edge: int) -> float:
 
 
 @njit(cache=True)
-def _floor(cells: float, age: float, per_day: float, strange: float) -> float:
-    """The score from which rows are evidence: about EVIDENCE_PER_ALERT cells a day for each alert a day, at most ``strange``."""
+def _floor(cells: float, age: float, per_day: float) -> float:
+    """The score from which rows are evidence: about EVIDENCE_PER_ALERT cells a day for each alert a day."""
     days = max(min(age, MEMORY) / day_unit(age), 1.0)
-    return min(max(math.log(max(cells / days, 1.0) / (EVIDENCE_PER_ALERT * per_day)), LEAST_FLOOR), strange)
+    return max(math.log(max(cells / days, 1.0) / (EVIDENCE_PER_ALERT * per_day)), LEAST_FLOOR)
 
 
 @njit(cache=True)
@@ -148,13 +148,12 @@ def calibrate(
 
     ``surprise`` float64[signals, n], NaN = the row does not say. ``clock`` as CLOCK. ``streams`` float64[S, 4]: cells taught, cells
     and time at the last rebuild, whether ever built. ``means`` float64[S, signals, 2]: running mean, cells in it.
-    ``histogram``, ``gain``, ``term`` float64[S, signals, BINS]. ``settings``: cap, score of a strange partner, beta, stretch (0/1), alerts
-    a day.
+    ``histogram``, ``gain``, ``term`` float64[S, signals, BINS].
+    ``settings``: cap, least score of a strange partner, beta, stretch (0/1), alerts a day.
     ``score`` float64[n] and ``evidence`` float64[n, EVIDENCE + signals] are written.
     """
     many = surprise.shape[0]
     cap = settings[0]
-    strange = settings[1]
     beta = settings[2]
     found = 0
     bins = np.zeros(many, np.int64)
@@ -172,7 +171,7 @@ def calibrate(
             for other in range(len(streams)):
                 everything += streams[other, 0]
             clock[3] = math.log(1.0 + everything)
-            clock[2] = _floor(everything, clock[1], settings[4], strange)
+            clock[2] = _floor(everything, clock[1], settings[4])
             if settings[3] != 0.0:
                 stretch = min(math.log(1.0 + max(everything, FEWEST)) / math.log(1.0 + max(cells[0], FEWEST)), MOST_STRETCH)
             for k in range(many):
@@ -200,13 +199,15 @@ def calibrate(
         score[i] = value
         o = object_[object_slot[i]]
         p = pair[pair_slot[i]]
+        if new_hour[i]:
+            # Also where the row is too late for its actor and does not teach: the hour before is over all the same.
+            p[1] = 0.0
+            p[0] = 0.0
         if learn[i]:
             if new_hour[i]:
                 if o[1] == 0.0 or passed(now, o[1], unit, HOUR):
                     o[0] = 0.0
                     o[1] = now
-                p[1] = 0.0
-                p[0] = 0.0
                 if actor_cells[i] <= cap and o[0] < cap:
                     o[0] += 1.0
                     p[0] = 1.0
@@ -231,6 +232,7 @@ def calibrate(
                         p[2 + k] = b
         if value < clock[2]:
             continue
+        strange = max(settings[1], clock[2])
         first = value >= strange and p[1] < strange
         stronger = value >= p[1] + STEP
         if first and learn[i]:

@@ -50,14 +50,25 @@ class Table:
         if room > FULLEST * len(self._keys):
             self._reindex(room, self.keys())
         done, self.used = find_or_add(self._keys, self._slots, wanted, out, start, stop, self.used, self.limit)
-        if self.used > len(self.protected):
-            capacity = min(max(self.used, len(self.protected) * 3 // 2), max(self.limit, self.used))
-            more = capacity - len(self.protected)
-            self.columns = {
-                owner: np.concatenate([column, np.zeros((more, column.shape[1]))]) for owner, column in self.columns.items()
-            }
-            self.protected = np.concatenate([self.protected, np.zeros(more, np.bool_)])
+        self._hold(self.used)
         return done
+
+    def look(self, wanted: np.ndarray) -> int:
+        """The slot of the one key in ``wanted``, adding nothing: for an unknown key the slot it would get, still all zeros."""
+        out = np.full(1, self.used, np.int32)
+        # With no room beyond what is used, an unknown key is not added.
+        find_or_add(self._keys, self._slots, wanted, out, 0, 1, self.used, self.used)
+        self._hold(self.used + 1)
+        return int(out[0])
+
+    def _hold(self, slots: int) -> None:
+        """Make the columns long enough for so many slots."""
+        if slots <= len(self.protected):
+            return
+        capacity = min(max(slots, len(self.protected) * 3 // 2), max(self.limit, slots))
+        more = capacity - len(self.protected)
+        self.columns = {owner: np.concatenate([column, np.zeros((more, column.shape[1]))]) for owner, column in self.columns.items()}
+        self.protected = np.concatenate([self.protected, np.zeros(more, np.bool_)])
 
     def keys(self) -> np.ndarray:
         """uint64[used]: the key of each slot."""
@@ -113,32 +124,44 @@ class Table:
             yield sink.getvalue().to_pybytes()
 
     def load(self, chunks: list[bytes]) -> None:
-        """Take over what ``dump`` gave, in order. Raises ValueError, with a sentence, on another version, table or set of fields."""
-        batches = []
+        """Take over what ``dump`` gave, in order, whole or not at all. Raises ValueError, with a sentence, on another version, table
+        or set of fields, on a chunk that is missing or out of order, and on foreign bytes."""
+        batches: list[pa.Table] = []
         expected = ["key", "protected", *(f"{owner}.{field}" for owner, fields in self.fields.items() for field in fields)]
         for chunk in chunks:
             try:
                 table = pa.ipc.open_stream(chunk).read_all()
-            except pa.ArrowInvalid as error:
+            except (pa.ArrowException, OSError) as error:
                 raise ValueError(f"state of {self.name}: not a chunk record ({error})") from None
             metadata = table.schema.metadata or {}
-            version = int(metadata.get(b"tocsin.chunk", b"0"))
-            if not 1 <= version <= CHUNK_VERSION:
-                raise ValueError(f"state of {self.name}: chunk version {version}, this release reads 1 to {CHUNK_VERSION}")
+            version = metadata.get(b"tocsin.chunk", b"0").decode("ascii", "replace")
+            if not version.isdigit() or not 1 <= int(version) <= CHUNK_VERSION:
+                raise ValueError(f"state of {self.name}: chunk version {version!r}, this release reads 1 to {CHUNK_VERSION}")
             if table.schema.names != expected or metadata.get(b"table", b"").decode() != self.name:
                 raise ValueError(f"state of {self.name} was made with other signals than the configuration names")
+            if metadata.get(b"start") != str(sum(batch.num_rows for batch in batches)).encode():
+                raise ValueError(f"state of {self.name}: a chunk is missing or out of order")
             batches.append(table)
-        whole = pa.concat_tables(batches)
+        try:
+            whole = pa.concat_tables(batches)
+            columns = {
+                owner: [whole.column(f"{owner}.{field}").cast(pa.float64()).to_numpy() for field in fields]
+                for owner, fields in self.fields.items()
+            }
+            keys = whole.column("key").cast(pa.uint64()).to_numpy()
+            protected = whole.column("protected").cast(pa.bool_()).to_numpy()
+        except pa.ArrowException as error:
+            raise ValueError(f"state of {self.name}: not what a dump holds ({error})") from None
         used = whole.num_rows
         if used > self.limit:
             raise ValueError(f"state of {self.name} holds {used} profiles, the configured limit is {self.limit}")
         capacity = max(1024, used)
         self.used = used
         self.protected = np.zeros(capacity, np.bool_)
-        self.protected[:used] = whole.column("protected").to_numpy()
-        for owner, fields in self.fields.items():
-            column = np.zeros((capacity, len(fields)))
-            for position, field in enumerate(fields):
-                column[:used, position] = whole.column(f"{owner}.{field}").to_numpy()
+        self.protected[:used] = protected
+        for owner, values in columns.items():
+            column = np.zeros((capacity, len(values)))
+            for position, each in enumerate(values):
+                column[:used, position] = each
             self.columns[owner] = column
-        self._reindex(used, whole.column("key").to_numpy())
+        self._reindex(used, keys)

@@ -56,13 +56,15 @@ class RiverView(AnomalyDetector):
         surprise = float(out[0, 0])
         return 0.0 if np.isnan(surprise) else surprise
 
-    def _slots(self, keys: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-        slots, before = {}, {}
+    def _slots(self, keys: dict[str, np.ndarray], learn: bool) -> dict[str, np.ndarray]:
+        slots = {}
         for name, key in keys.items():
-            before[name] = self._tables[name].used
             slots[name] = np.empty(1, np.int32)
-            self._tables[name].find(key, slots[name], 0, 1)
-        return slots, before
+            if learn:
+                self._tables[name].find(key, slots[name], 0, 1)
+            else:
+                slots[name][0] = self._tables[name].look(key)
+        return slots
 
     def _visit(self, x: dict[Hashable, Any], learn: bool) -> np.ndarray:
         actor = np.array([x["actor"]], np.uint64)
@@ -71,13 +73,13 @@ class RiverView(AnomalyDetector):
         there, back = np.empty(1, np.uint64), np.empty(1, np.uint64)
         pair_keys(actor, object_, there)
         pair_keys(object_, actor, back)
-        slots, _ = self._slots({"actor": actor, "actor_pair": there, "object": object_, "endpoint": object_, "pair": back})
+        slots = self._slots({"actor": actor, "actor_pair": there, "object": object_, "endpoint": object_, "pair": back}, learn)
         # A row that is always too late is read and not taught.
         lateness = self.lateness_minutes * 60e6 if learn else -np.inf
         seen = {}
         for side, keeper, owner, pair in (("actor", "actor", "actor", "actor_pair"), ("object", "object", "endpoint", "pair")):
             seen[side] = np.empty((len(counts.OUTPUT), 1))
-            population = np.array([self._tables[owner].used])
+            population = np.array([max(self._tables[owner].used, int(slots[owner][0]) + 1)])
             count(
                 time,
                 slots[keeper],

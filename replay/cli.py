@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
-from detector.respond import observer
 from rich.console import Console
 
 import connectors
@@ -25,6 +24,7 @@ from connectors.sources.table import read_mapping
 from connectors.trace import TraceError
 from detector.checkpoint import StateError
 from detector.config import Config, ConfigError, read
+from detector.respond import observer
 from replay import screen
 from replay.explain import explain as explained
 from replay.play import Plan, Summary, play

@@ -5,13 +5,12 @@ from __future__ import annotations
 import tempfile
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from rich.progress import BarColumn, Progress, TextColumn
 
 from connectors.alert import Alert
-from connectors.containment.lab import Job, Lab, LabSettings, Pod, State, Token, User
+from connectors.containment.lab import Job, Lab, LabSettings, Pod, Session, State, Token, User
 from connectors.names import identity
 from detector.config import Config, parse
 from detector.ledger import Ledger
@@ -19,6 +18,7 @@ from detector.respond import Outcome, Responder
 from replay import screen
 from replay.play import Plan, Summary, play
 from replay.simulate import Truth, simulate
+from replay.simulate.truth import INVENTORY, Inventory
 
 #: The demo climbs the whole ladder, because the lab is all it can reach.
 POLICY = """
@@ -52,31 +52,27 @@ _TOLD = {
 }
 
 
-class _Inventory(msgspec.Struct):
-    """What the simulator says exists."""
-
-    users: list[dict[str, Any]]
-    pods: list[dict[str, Any]]
-    jobs: list[dict[str, Any]]
-
-
-def lab_of(inventory: bytes) -> Lab:
-    """The simulated factory as a lab: its users and their tokens, its pods, its jobs."""
-    known = msgspec.json.decode(inventory, type=_Inventory)
+def lab_of(known: Inventory) -> Lab:
+    """The simulated factory as a lab: its users and accounts with their sessions and tokens, its pods, its jobs."""
     state = State()
-    for user in known.users:
-        name = user["name"] if ":" in user["name"] else identity("user", user["name"])
+    holders: list[tuple[str, list[str], list[str]]] = [
+        *((identity("user", user.name), user.sessions, user.tokens) for user in known.users),
+        *((identity("sa", f"{account.namespace}/{account.name}"), [], account.tokens) for account in known.service_accounts),
+    ]
+    for name, sessions, tokens in holders:
         state.users[name] = User()
-        for token in user["tokens"]:
-            state.tokens[token if token.startswith("token:") else identity("token", token)] = Token(owner=name)
+        state.sessions |= {identity("session", session): Session(owner=name) for session in sessions}
+        state.tokens |= {identity("token", token): Token(owner=name) for token in tokens}
     for pod in known.pods:
-        account = f"sa:{pod['namespace']}/{pod['service_account']}" if pod["service_account"] else ""
-        state.pods[f"pod:{pod['namespace']}/{pod['name']}"] = Pod(
-            uid=pod["uid"], ip=pod["ip"], service_account=account, owner=pod["owner"] or "", labels={"pod": pod["name"]}
+        state.pods[identity("pod", f"{pod.namespace}/{pod.name}")] = Pod(
+            uid=pod.uid,
+            ip=pod.ip,
+            service_account=identity("sa", f"{pod.namespace}/{pod.service_account}"),
+            owner=pod.owner,
+            labels={"pod": pod.name},
         )
     for job in known.jobs:
-        name = job["id"] if str(job["id"]).startswith("job:") else f"job:slurm/{job['id']}"
-        state.jobs[name] = Job(user=identity("user", job["user"]), state="RUNNING")
+        state.jobs[identity("job", job.id)] = Job(user=identity("user", job.user), state=job.state)
     return Lab(LabSettings(state=state))
 
 
@@ -107,9 +103,7 @@ def _simulated(folder: Path, days: int, seed: int, scale: float, show: screen.Sc
         return simulate(folder, days=days, seed=seed, scale=scale)
     with Progress(TextColumn("simulating"), BarColumn(), console=show.console, transient=True) as progress:
         task = progress.add_task("simulating", total=1.0)
-        return simulate(
-            folder, days=days, seed=seed, scale=scale, progress=lambda share: progress.update(task, completed=share)
-        )
+        return simulate(folder, days=days, seed=seed, scale=scale, progress=lambda share: progress.update(task, completed=share))
 
 
 def _caught(truth: Truth, alerts: list[Alert]) -> list[str]:
@@ -144,12 +138,12 @@ def run_demo(days: int, seed: int, scale: float, out: Path | None, json_: bool) 
             show.say("compiling the detector's inner loops (only the first run takes long)")
             ledger_path = folder / "ledger.sqlite"
             ledger_path.unlink(missing_ok=True)
-            lab = lab_of((folder / "inventory.json").read_bytes())
+            lab = lab_of(msgspec.json.decode((folder / INVENTORY).read_bytes(), type=Inventory))
             with Ledger.at(ledger_path) as ledger:
                 responder = _Telling(config.respond, [lab], ledger)
                 responder.show = show
                 plan = Plan(
-                    paths=[folder / name for name in truth.files], config=config, version=version, alerts=folder / "alerts.jsonl"
+                    paths=[folder / name for name in truth.records], config=config, version=version, alerts=folder / "alerts.jsonl"
                 )
                 summary = play(plan, responder, show)
                 broken = ledger.verify_chain()

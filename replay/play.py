@@ -10,7 +10,6 @@ from typing import IO, Any
 
 import msgspec
 import orjson
-from detector.respond import Responder
 
 from connectors import ocsf
 from connectors.alert import Alert, Evidence
@@ -21,6 +20,7 @@ from connectors.trace import Trace, open_trace
 from detector.checkpoint import Checkpoints, Progress, digest, places_of
 from detector.config import Config
 from detector.pipeline import Cores, Log, Pipeline, Tally
+from detector.respond import Responder
 
 #: Events between two checkpoints of a run with a state file.
 CHECKPOINT_EVENTS = 2_000_000

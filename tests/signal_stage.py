@@ -70,7 +70,7 @@ def joined(*parts: Events) -> Events:
 
 
 def mixed(n: int, seed: int = 0) -> Events:
-    """What a real log throws at a learner: gaps, rows slightly and far too late, unknown bytes and outcomes, two kinds of byte count."""
+    """What a real log throws at a learner: gaps, rows late and too late, unknown bytes and outcomes, two kinds of byte count."""
     rng = np.random.default_rng(seed)
     gaps = rng.exponential(40.0, n) * SECOND
     gaps[rng.random(n) < 0.02] += HOUR

@@ -164,7 +164,7 @@ def test_a_run_that_is_killed_goes_on_from_its_last_checkpoint(trace: Path, tmp_
     state, out = tmp_path / "state.sqlite", tmp_path / "alerts"
 
     class Killed(Ear):
-        def tick(self, tally: Tally, traces: object) -> None:  # noqa: ARG002
+        def tick(self, tally: Tally, traces: object) -> None:
             if tally.events > 5000:
                 raise KeyboardInterrupt
 

@@ -1,16 +1,17 @@
 """What the documents say is so: commands parse, settings exist, names are there, sources describe themselves.
 
-``python -m tests.test_readme`` writes the self-descriptions of the sources into ``docs/sources.md``.
+``python -m tests.test_readme`` writes the sources' self-descriptions into ``docs/sources.md``, and how a demo ends into the README.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
+import tempfile
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from detector.config import ConfigError, parse
 from replay import cli
 from tests.checkout import ROOT, CodeBlock, code_blocks
 
+README = ROOT / "README.md"
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/sources.md")
 SOURCES = ROOT / "docs" / "sources.md"
 #: Prefixes of what a newcomer types, and what stands behind them in this environment.
@@ -28,6 +30,9 @@ TOOLS = {"ruff", "mypy", "lint-imports"}
 
 _NAME_IN_CODE = re.compile(r"`([\w/]+\.py):([\w.]+)`")
 _LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)")
+#: How a demo ends, as the README shows it; the number of lines of its progress that are enough to see what it is like.
+_DEMO = re.compile(r"(?<=It ends like this:\n\n```text\n).*?(?=^```$)", re.MULTILINE | re.DOTALL)
+_PROGRESS_LINES = 8
 _MARKED = "<!-- {name}: its own words, written by tests/test_readme.py -->\n{text}<!-- end -->\n"
 _SECTION = re.compile(r"^## (\w+)\n\n<!-- \1: [^\n]*-->\n(.*?)<!-- end -->\n(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 
@@ -144,9 +149,29 @@ def rewritten(page: str) -> str:
     return "\n\n".join([head, *parts]) + "\n"
 
 
+def demo_ending(*options: str) -> str:
+    """The last lines of a demo's progress, and its whole summary."""
+    with tempfile.TemporaryDirectory() as kept:
+        done = subprocess.run(  # noqa: S603 - our own command
+            [sys.executable, "-m", "replay.cli", "demo", *options],
+            cwd=ROOT,
+            env={**os.environ, "XDG_STATE_HOME": kept},
+            capture_output=True,
+            text=True,
+            timeout=280,
+            check=True,
+        )
+    return "\n".join([*done.stderr.splitlines()[-_PROGRESS_LINES:], done.stdout])
+
+
+def labels(text: str) -> set[str]:
+    """The words that begin the lines of a summary, names of attacks included; times and actions begin those of the progress."""
+    return set(re.findall(r"^ {0,2}([a-z][a-z-]+)(?=  )", text, re.MULTILINE))
+
+
 def test_the_two_commands_stand_first_in_the_readme() -> None:
     assert code_blocks("README.md")[0].lines == ["uv run tocsin demo", "uv run pytest"]
-    top = (ROOT / "README.md").read_text().partition("```")[0]
+    top = README.read_text(encoding="utf-8").partition("```")[0]
     assert "pip install uv" in top
     assert "\n## " not in top
 
@@ -203,15 +228,23 @@ def test_the_settings_shown_in_the_readme_are_good() -> None:
 def test_every_exit_code_is_in_the_readme() -> None:
     codes = re.findall(r"(?:: |; |\n)(\d+) ", cli.__doc__ or "")
     assert len(codes) > 3
-    assert re.findall(r"^\| (\d+) \|", (ROOT / "README.md").read_text(), re.MULTILINE) == codes
+    assert re.findall(r"^\| (\d+) \|", README.read_text(encoding="utf-8"), re.MULTILINE) == codes
 
 
 def test_every_source_is_in_the_readme() -> None:
-    assert re.findall(r"^\| `(\w+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE) == list(available())
+    assert re.findall(r"^\| `(\w+)` \|", README.read_text(encoding="utf-8"), re.MULTILINE) == list(available())
+
+
+def test_the_demo_ends_as_the_readme_shows() -> None:
+    (shown,) = _DEMO.findall(README.read_text(encoding="utf-8"))
+    small = demo_ending("--days", "2", "--scale", "0.05")
+    assert {"events", "alerts", "actions", "state", "bulk-pull", "ledger"} <= labels(shown)
+    # A small factory may have nothing to skip or to tell; whatever else is shown must still be what a demo says.
+    assert labels(shown) - labels(small) <= {"skipped"}
 
 
 def test_the_readme_is_short() -> None:
-    assert len((ROOT / "README.md").read_text().splitlines()) <= 200
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 200
 
 
 @pytest.mark.parametrize("document", [*DOCUMENTS, "CHANGELOG.md"])
@@ -289,10 +322,7 @@ def test_the_image_is_made_of_files_that_are_there() -> None:
     assert re.search(r"^USER (?!root|0)\S+$", dockerfile, re.MULTILINE)
 
 
-def write_sources(path: Path) -> None:
-    """Bring the page of sources up to date."""
-    path.write_text(rewritten(path.read_text(encoding="utf-8")), encoding="utf-8")
-
-
 if __name__ == "__main__":
-    write_sources(SOURCES)
+    SOURCES.write_text(rewritten(SOURCES.read_text(encoding="utf-8")), encoding="utf-8")
+    ending = demo_ending()
+    README.write_text(_DEMO.sub(lambda _: ending, README.read_text(encoding="utf-8")), encoding="utf-8")

@@ -2,6 +2,7 @@ import gzip
 import json
 import os
 import tracemalloc
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -138,11 +139,25 @@ def test_a_compressed_file_cut_short_gives_what_came_before_and_one_reject(tmp_p
 def test_damaged_compressed_data_gives_what_came_before_and_one_reject(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
     content = b"".join(json.dumps({**GOOD, "uid": f"C{i}", "noise": os.urandom(150).hex()}).encode() + b"\n" for i in range(4000))
     packed = bytearray(pack(content))
-    packed[len(packed) // 2 : len(packed) // 2 + 64] = b"\xff" * 64
+    middle = CHUNK_BYTES // 8 * 5 // 2  # half-way through the third piece of the file that is read
+    assert middle < len(packed) * 0.8
+    packed[middle : middle + 64] = b"\xff" * 64
     records, uids, rejects = whole(read(written(tmp_path, bytes(packed))))
-    assert len(records) > 1800
-    assert uids[:1800] == [f"C{i}" for i in range(1800)]
+    whole_lines = int(4000 * middle / len(packed) * 0.98)
+    assert len(records) > whole_lines
+    assert uids[:whole_lines] == [f"C{i}" for i in range(whole_lines)]
     assert rejects[-1][1] == "corrupt-file"
+
+
+def test_lines_right_before_damage_in_gzip_data_are_kept(tmp_path: Path) -> None:
+    packer = zlib.compressobj(wbits=31)
+    packed = packer.compress(conns(300)) + packer.flush(zlib.Z_FULL_FLUSH)
+    no_block = b"\x07" * 200  # deflate has no third kind of block
+    assert whole(read(written(tmp_path, packed + no_block))) == (
+        list(range(300)),
+        [f"C{i}" for i in range(300)],
+        [(300, "corrupt-file")],
+    )
 
 
 def test_a_small_file_that_unpacks_to_much_is_read_in_steps(tmp_path: Path) -> None:
@@ -225,7 +240,7 @@ def test_the_format_is_found_by_the_first_records_that_any_source_knows(tmp_path
         (b'[{"a": 1}]', "a JSON array; one JSON record a line is expected"),
         (b'{"a": 1}\n', "JSON records of no known format"),
         (b'{\n "a": 1\n}\n', "not one JSON record a line"),
-        (b'{"kind": "EventList", "apiVersion": "audit.k8s.io/v1", "items": []}\n', "a Kubernetes list in one document"),
+        (b'{"kind": "PodList", "apiVersion": "v1", "items": []}\n', "a Kubernetes list in one document"),
         (b'{"flow": {"verdict": "FORWARDED", "IP": {}}}\n', "Cilium Hubble flows: a format this release does not read"),
         (CSV, "a table that begins 'ts,src,dst,id,attack': name its columns with --mapping FILE"),
         (b"PAR1....PAR1", "a Parquet file: name its columns with --mapping FILE"),

@@ -121,8 +121,8 @@ class Words:
             return self.identity("node", name.removeprefix("system:node:"), field)
         return self.identity("user", name, field)
 
-    def seen_from(self, row: Row, actor: int, address: int, system: str) -> Row:
-        """The row that says: in the course of ``row``, ``actor`` was seen at ``address`` by ``system``.
+    def use(self, row: Row, actor: int, behind: int, via: int, system: str) -> Row:
+        """The row that says: in the course of ``row``, ``actor`` was seen behind an address or another identity by ``system``.
 
         A token used where it never was shows here, whatever it is used for.
         """
@@ -133,8 +133,8 @@ class Words:
             action=Action.use,
             outcome=row.outcome,
             actor=actor,
-            object=address,
-            via=row.via if row.via != address else -1,
+            object=behind,
+            via=via if via != behind else -1,
             detail=self.names.code(system),
             uid=row.uid,
         )

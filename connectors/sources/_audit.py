@@ -14,9 +14,7 @@ _CREDENTIAL = "authentication.kubernetes.io/credential-id"
 _POD = "authentication.kubernetes.io/pod-name"
 
 
-class _Envelope(msgspec.Struct, rename="camel"):
-    kind: str | None = None
-    api_version: str | None = None
+class _Envelope(msgspec.Struct):
     items: list[msgspec.Raw] | None = None
     stage: str | None = None
     message: str | None = None
@@ -24,11 +22,15 @@ class _Envelope(msgspec.Struct, rename="camel"):
 
 
 class User(msgspec.Struct):
+    """Who is authenticated, or impersonated."""
+
     username: str | None = None
     extra: dict[str, list[str]] | None = None
 
 
 class Ref(msgspec.Struct):
+    """What a request is about."""
+
     resource: str
     namespace: str = ""
     name: str = ""
@@ -53,6 +55,8 @@ class AuditEvent(
         "response_object": "responseObject",
     },
 ):
+    """One stage of one request. Objects stay raw: they are read only where they say who is behind an identity."""
+
     audit_id: str
     stage: str
     stage_timestamp: str
@@ -80,8 +84,6 @@ class AuditEvent(
 
 _envelope = msgspec.json.Decoder(_Envelope).decode
 read_event = msgspec.json.Decoder(AuditEvent).decode
-_any = msgspec.json.Decoder().decode
-
 
 
 def credential(event: AuditEvent) -> str:
@@ -99,18 +101,10 @@ def bound_pod(event: AuditEvent) -> str:
 
 
 def audit_events(record: bytes) -> Sequence[bytes]:
+    """The events in a record: a list's items, or the one it is, unwrapped. Raises what ``explain`` explains."""
     envelope = _envelope(record)
     text = envelope.message or envelope.log
     if text and envelope.stage is None:
-        return _events_of_line(text.encode())
-    return _items(record, envelope)
-
-
-def _events_of_line(record: bytes) -> Sequence[bytes]:
-    return _items(record, _envelope(record))
-
-
-def _items(record: bytes, envelope: _Envelope) -> Sequence[bytes]:
+        record = text.encode()
+        envelope = _envelope(record)
     return (record,) if envelope.items is None else raw_parts(envelope.items)
-
-

@@ -6,13 +6,18 @@ nothing, the workload that made it; a job the workload or the account that made 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
+
+from connectors.sources._audit import AuditEvent, bound_pod
 
 #: Phases of a pod that no longer runs. Its address may be another pod's by then, though the object still holds it.
 _ENDED = frozenset({"Succeeded", "Failed"})
 
+#: Where the API server notes the id of a token it issued: the caller's credential id, later.
+_ISSUED = "authentication.kubernetes.io/issued-credential-id"
+_CHANGES = frozenset({"create", "update", "patch", "delete"})
 #: Names under which pods ask for whole GPUs.
 _GPUS = ("nvidia.com/gpu", "amd.com/gpu")
 
@@ -132,7 +137,7 @@ def job_link(job: Written | None, path: str, creator: tuple[str, str] | None) ->
 def requested_gpus(request: bytes) -> float:
     """GPUs that a pod or job to be created asks for; NaN where the record does not have the request, or not in a readable form.
 
-    >>> requested_gpus(b'{"spec":{"parallelism":2,"template":{"spec":{"containers":[{"resources":{"limits":{"nvidia.com/gpu":"4"}}}]}}}}')
+    >>> requested_gpus(b'{"spec":{"parallelism":2,"template":{"spec":{"containers":[{"resources":{"limits":{"amd.com/gpu":4}}}]}}}}')
     8.0
     """
     try:
@@ -177,6 +182,7 @@ def _controller(metadata: _Metadata) -> tuple[str, str] | None:
 
 
 def starts_pods(event: AuditEvent) -> bool:
+    """Whether a pod or job is to be created."""
     ref = event.object_ref
     return ref is not None and event.verb == "create" and not ref.subresource and ref.resource in ("pods", "jobs")
 
@@ -224,5 +230,3 @@ def _person(actor: str) -> tuple[str, str] | None:
     if (kind == "user" and not name.startswith("system:")) or (kind == "sa" and not name.startswith("kube-system/")):
         return kind, name
     return None
-
-

@@ -85,8 +85,8 @@ class Harbor:
     title: ClassVar[str] = "Harbor webhooks, Default or CloudEvents format: pulls, pushes and deletions of artifacts"
     feeds: ClassVar[frozenset[str]] = frozenset({"who-to-whom", "rate", "reads"})
     limits: ClassVar[str] = (
-        "no client address, no token, no sizes, and only what succeeded; a pull is one event for an artifact, whatever it weighs; times in "
-        "whole seconds; whoever posts to the receiver is believed: it checks the auth header"
+        "no client address, no token, no sizes, and only what succeeded; a pull is one event for an artifact, whatever it weighs; "
+        "times in whole seconds; whoever posts to the receiver is believed: it checks the auth header"
     )
     example: ClassVar[str] = (
         '{"type":"PULL_ARTIFACT","occur_at":1795214848,"operator":"robot$models+puller","event_data":{"resources":[{"digest":"sha256:9bdd",'
@@ -106,8 +106,8 @@ class Harbor:
         return ("occur_at" in record and "event_data" in record) or ("specversion" in record and kind.startswith("harbor."))
 
     def decode(self, records: Sequence[bytes]) -> Decoded:
-        """Decode a batch. Reasons: ``missing``, ``wrong-type``, ``bad-time``, ``time-out-of-range`` and ``bad-identity`` with the field,
-        ``malformed-json``, ``too-long``, ``empty``, ``unsupported-format``."""
+        """Decode a batch. Reasons: ``missing``, ``wrong-type``, ``bad-time``, ``time-out-of-range`` and ``bad-identity`` with the
+        field, ``malformed-json``, ``too-long``, ``empty``, ``unsupported-format``."""
         return decode_acts(self._words.names, "harbor", records, one, self._read)
 
     def _read(self, index: int, raw: bytes) -> Act | str:

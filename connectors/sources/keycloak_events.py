@@ -12,12 +12,14 @@ Rows, all of stream auth:
 
 * a login: at the ``ip`` (detail: the client) and at ``client:<clientId>``, both action login;
 * a token issued: at the client (action issue, detail: how); a logout: at the client (action logout);
-* a token looked at (introspection, userinfo): at the client (action use);
+* a token shown for userinfo: at the client (action use);
 * a change of an account: at ``realm:<realmId>`` (action create, update, delete or admin, detail: which);
 * an admin event: at the ``user`` its path names, else the realm (action admin, detail ``user/action``, ``client/update``, ...);
+* an impersonator: at the user they act as, who is the actor of the login (action use, detail ``impersonation``);
 * and for each but logins where the user was seen: at the ``ip`` (action use, detail ``keycloak``).
 
-Other event types (mails sent, required actions, ...) are skipped and counted.
+Other event types (mails sent, required actions, introspection, which is the act of whoever was shown the token, ...) are skipped and
+counted.
 
 Bindings: token -> user, session -> user; and the user's id -> the user's name, because events without a name have the id only.
 """
@@ -40,7 +42,6 @@ _ISSUE = frozenset(
     """CODE_TO_TOKEN REFRESH_TOKEN TOKEN_EXCHANGE OAUTH2_DEVICE_CODE_TO_TOKEN AUTHREQID_TO_TOKEN PERMISSION_TOKEN
     OAUTH2_EXTENSION_GRANT JWT_BEARER IDENTITY_PROVIDER_RETRIEVE_TOKEN""".split()  # noqa: SIM905 - reads better
 )
-_USE = frozenset({"INTROSPECT_TOKEN", "USER_INFO_REQUEST", "VALIDATE_ACCESS_TOKEN"})
 _ACCOUNT = {
     "REGISTER": Action.create,
     **dict.fromkeys(("CLIENT_REGISTER", "CLIENT_UPDATE", "CLIENT_DELETE", "FEDERATED_IDENTITY_LINK"), Action.admin),
@@ -59,9 +60,9 @@ _SKIPPED = frozenset(
     INVALID_SIGNATURE REGISTER_NODE UNREGISTER_NODE IDENTITY_PROVIDER_LINK_ACCOUNT IDENTITY_PROVIDER_FIRST_LOGIN
     IDENTITY_PROVIDER_POST_LOGIN IDENTITY_PROVIDER_RESPONSE CUSTOM_REQUIRED_ACTION EXECUTE_ACTIONS EXECUTE_ACTION_TOKEN CLIENT_INFO
     CLIENT_INITIATED_ACCOUNT_LINKING OAUTH2_DEVICE_AUTH OAUTH2_DEVICE_VERIFY_USER_CODE PUSHED_AUTHORIZATION_REQUEST
-    USER_DISABLED_BY_PERMANENT_LOCKOUT USER_DISABLED_BY_TEMPORARY_LOCKOUT""".split()  # noqa: SIM905 - reads better
+    INTROSPECT_TOKEN VALIDATE_ACCESS_TOKEN USER_DISABLED_BY_PERMANENT_LOCKOUT USER_DISABLED_BY_TEMPORARY_LOCKOUT""".split()  # noqa: SIM905 - reads better
 )
-_KNOWN = _LOGIN | _ISSUE | _USE | _ACCOUNT.keys() | _SKIPPED | {"LOGOUT"}
+_KNOWN = _LOGIN | _ISSUE | _ACCOUNT.keys() | _SKIPPED | {"LOGOUT", "USER_INFO_REQUEST"}
 #: Errors that are a refusal. The rest are accidents: expired codes and sessions, mails not sent, malformed requests.
 _DENIED = frozenset(
     """invalid_user_credentials user_not_found user_disabled user_temporarily_disabled invalid_client_credentials invalid_client
@@ -79,6 +80,7 @@ _USER_PATH = re.compile(r"users/([^/]+)(?:/.*)?", re.ASCII)
 class _Details(msgspec.Struct):
     username: str | None = None
     token_id: str | None = None
+    impersonator: str | None = None
 
 
 class _UserEvent(msgspec.Struct, rename="camel"):
@@ -125,9 +127,9 @@ class KeycloakEvents:
     title: ClassVar[str] = "Keycloak user and admin events: logins, tokens, logouts, account changes, administration"
     feeds: ClassVar[frozenset[str]] = frozenset({"who-to-whom", "rate", "outcome", "bindings"})
     limits: ClassVar[str] = (
-        "the REST API has only what the realm is set to keep: neither refreshes nor introspection by default, a JSON event listener has them; "
-        "a logout by an administrator is an admin event; clients in admin paths have an internal id, not their client id; behind a proxy "
-        "ipAddress is what the proxy says"
+        "the REST API has only what the realm is set to keep, by default no refreshes; a JSON event listener has them; a logout by an "
+        "administrator is an admin event; clients in admin paths have an internal id, not their client id; tokens are issued to the "
+        "address of the application's server where that asks for them; behind a proxy ipAddress is what the proxy says"
     )
     example: ClassVar[str] = (
         '{"id":"00435000","time":1795214848306,"type":"LOGIN","realmId":"tocsin","clientId":"tocsin-lab","userId":"cdf56084-83c7-46fa",'
@@ -179,6 +181,10 @@ class KeycloakEvents:
         carriers = [words.identity(what, name, field) for what, name, field in sessions if name]
         row.via = carriers[0] if carriers else address if address != row.actor else -1
         rows = self._rows(row, kind, event, user, address)
+        if details.impersonator and user >= 0:
+            by = words.identity("user", details.impersonator, "details.impersonator")
+            if by != user:
+                rows.append(words.use(row, by, user, address, "impersonation"))
         return Act(rows, self._bindings(row, event, user, carriers))
 
     def _user(self, event: _UserEvent, details: _Details) -> int:
@@ -212,7 +218,7 @@ class KeycloakEvents:
             row.action = Action.issue if kind in _ISSUE else Action.use
             row.detail = words.detail(kind.lower())
         if user >= 0 and address >= 0:
-            rows.append(words.seen_from(row, user, address, "keycloak"))
+            rows.append(words.use(row, user, address, row.via, "keycloak"))
         return rows
 
     def _bindings(self, row: Row, event: _UserEvent, user: int, carriers: list[int]) -> list[Binding]:
@@ -249,7 +255,7 @@ class KeycloakEvents:
         )
         rows = [row]
         if user >= 0 and address >= 0:
-            rows.append(words.seen_from(row, user, address, "keycloak"))
+            rows.append(words.use(row, user, address, row.via, "keycloak"))
         return Act(rows, [])
 
 

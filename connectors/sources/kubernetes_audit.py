@@ -26,7 +26,7 @@ job -> who made it; token -> service account from token requests.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import msgspec
@@ -34,8 +34,9 @@ import msgspec
 from connectors.event import Action, Binding, Outcome, Row, Stream
 from connectors.names import Names
 from connectors.sources import Decoded
-from connectors.sources._acts import Act, Words, decode_acts, raw_parts
-from connectors.sources._pods import Link, Written, deleted_pod_links, job_link, pod_links, read_written, requested_gpus
+from connectors.sources._acts import Act, Words, decode_acts
+from connectors.sources._audit import AuditEvent, Ref, User, audit_events, bound_pod, credential, read_event
+from connectors.sources._pods import Written, links, requested_gpus, starts_pods, written_in
 from connectors.sources._records import iso_time
 
 _GROUP = "audit.k8s.io/"
@@ -82,15 +83,18 @@ _PATH_VERBS = {"get": Action.read, "head": Action.read, "post": Action.create, "
 _ANONYMOUS = "system:anonymous"
 
 
+_any = msgspec.json.Decoder().decode
+
+
 class KubernetesAudit:
     """Kubernetes audit events. See the module."""
 
     title: ClassVar[str] = "Kubernetes audit log: lines, lines wrapped by a shipper, or the webhook's EventList"
     feeds: ClassVar[frozenset[str]] = frozenset({"who-to-whom", "rate", "outcome", "reads", "gpus", "bindings"})
     limits: ClassVar[str] = (
-        "exec, attach and watch are reported when they end; who is behind a pod's address is known only where the audit policy records pods and "
-        "pods/status at level RequestResponse, GPUs from level Request; no bytes; an EventList of over 1 MiB is refused: lower the webhook's "
-        "batch size; the first of several sourceIPs is the client's word"
+        "exec, attach and watch are reported when they end; who is behind a pod's address is known only where the audit policy records "
+        "pods and pods/status at level RequestResponse, GPUs from level Request; no bytes; an EventList of over 1 MiB is refused: "
+        "lower the webhook's batch size; the first of several sourceIPs is the client's word"
     )
     example: ClassVar[str] = (
         '{"kind":"Event","apiVersion":"audit.k8s.io/v1","level":"Metadata","auditID":"f6217498","stage":"ResponseComplete","requestURI":'
@@ -120,8 +124,8 @@ class KubernetesAudit:
         return "auditID" in record and "stage" in record
 
     def decode(self, records: Sequence[bytes]) -> Decoded:
-        """Decode a batch. Reasons: ``missing``, ``wrong-type``, ``bad-time``, ``time-out-of-range`` and ``bad-identity`` with the field,
-        ``malformed-json``, ``too-long``, ``empty``, ``unsupported-format``."""
+        """Decode a batch. Reasons: ``missing``, ``wrong-type``, ``bad-time``, ``time-out-of-range`` and ``bad-identity`` with the
+        field, ``malformed-json``, ``too-long``, ``empty``, ``unsupported-format``."""
         return decode_acts(self._words.names, "kubernetes_audit", records, audit_events, self._read)
 
     def _read(self, index: int, raw: bytes) -> Act | str:
@@ -131,10 +135,9 @@ class KubernetesAudit:
             return event.stage
         if event.stage not in _STAGES and event.stage not in ("ResponseComplete", "Panic"):
             return "other"
-        addresses = [self._words.address(text, "sourceIPs") for text in event.source_ips or ()][-1:] + [
-            self._words.address(text, "sourceIPs") for text in (event.source_ips or ())[:1]
-        ]
-        return self._act(index, event, [address for address in dict.fromkeys(addresses) if address >= 0])
+        seen_at = event.source_ips or []
+        addresses = dict.fromkeys(self._words.address(text, "sourceIPs") for text in seen_at[-1:] + seen_at[:1])
+        return self._act(index, event, [address for address in addresses if address >= 0])
 
     def _act(self, index: int, event: AuditEvent, addresses: list[int]) -> Act:
         """``addresses``: codes, the peer first."""
@@ -142,6 +145,7 @@ class KubernetesAudit:
         peer = addresses[0] if addresses else -1
         user = self._account(event.user, "user.username")
         acts_as = self._account(event.impersonated_user, "impersonatedUser.username")
+        impersonates = user >= 0 and acts_as >= 0
         actor = next((code for code in (acts_as, user, peer) if code >= 0), -1)
         written = written_in(event)
         kind, name = _object(event, written)
@@ -157,25 +161,13 @@ class KubernetesAudit:
             gpus=requested_gpus(event.request_object) if starts_pods(event) else float("nan"),
             uid=event.audit_id,
         )
-        row.via = user if acts_as >= 0 and user >= 0 else self._via(event, peer if peer != actor else -1)
+        carrier = self._via(event, peer if peer != actor else -1)
+        row.via = user if impersonates else carrier
         rows = [row]
-        if row.via == user >= 0:
-            rows.append(
-                Row(
-                    record=index,
-                    time=row.time,
-                    stream=Stream.auth,
-                    action=Action.use,
-                    outcome=row.outcome,
-                    actor=user,
-                    object=acts_as,
-                    via=self._via(event, peer),
-                    detail=words.detail("impersonation"),
-                    uid=row.uid,
-                )
-            )
+        if impersonates:
+            rows.append(words.use(row, user, acts_as, carrier, "impersonation"))
         if user >= 0:
-            rows += [words.seen_from(rows[-1], user, address, "kubernetes") for address in addresses]
+            rows += [words.use(row, user, address, carrier, "kubernetes") for address in addresses]
         return Act(rows, self._bindings(index, row, event, written))
 
     def _account(self, user: User | None, field: str) -> int:
@@ -186,20 +178,19 @@ class KubernetesAudit:
 
     def _via(self, event: AuditEvent, peer: int) -> int:
         """The credential that carried a request, else the pod it is bound to, else the address."""
-        extra = event.user.extra or {}
-        for credential in extra.get(_CREDENTIAL, ())[:1]:
-            return self._words.identity("token", credential.removeprefix("JTI="), "user.extra")
-        pod = bound_pod(event)
+        token, pod = credential(event), bound_pod(event)
+        if token:
+            return self._words.identity("token", token, "user.extra")
         return self._words.identity("pod", pod, "user.extra") if pod else peer
 
     def _bindings(self, index: int, row: Row, event: AuditEvent, written: Written | None) -> list[Binding]:
-        links = list(links(event, written, self._words.text(row.actor)))
-        code, text = self._words.identity, self._words.text
+        def identity(kind: str, name: str) -> str:
+            return self._words.text(self._words.identity(kind, name, "responseObject"))
+
+        said = links(event, written, self._words.text(row.actor))
         return [
-            Binding(
-                index, row.time, text(code(kind, name, "responseObject")), text(code(*target, "responseObject")) if target[0] else None
-            )
-            for kind, name, *target in links
+            Binding(index, row.time, identity(kind, name), identity(to_kind, to_name) if to_kind else None)
+            for kind, name, to_kind, to_name in said
         ]
 
 

@@ -59,12 +59,12 @@ class MlflowWebhook:
     title: ClassVar[str] = "MLflow model registry webhooks: models, versions, tags and aliases created, set and deleted"
     feeds: ClassVar[frozenset[str]] = frozenset({"rate"})
     limits: ClassVar[str] = (
-        "no actor, no client address and no reads: who reads a model shows only at an authenticating proxy or the artifact store; no deletion "
-        "of models; lost when MLflow restarts; the signature is checked by the receiver, not here"
+        "no actor, no client address and no reads: who reads a model shows only at an authenticating proxy or the artifact store; no "
+        "deletion of models; lost when MLflow restarts; the signature is checked by the receiver, not here"
     )
     example: ClassVar[str] = (
-        '{"headers":{"X-MLflow-Delivery-Id":"c3ee"},"body":"{\\"entity\\": \\"model_version\\", \\"action\\": \\"created\\", \\"timestamp\\": '
-        '\\"2026-11-20T22:52:00.856952+00:00\\", \\"data\\": {\\"name\\": \\"llama-ft\\", \\"version\\": \\"1\\"}}"}'
+        '{"headers":{"X-MLflow-Delivery-Id":"c3ee"},"body":"{\\"entity\\": \\"model_version\\", \\"action\\": \\"created\\", '
+        '\\"timestamp\\": \\"2026-11-20T22:52:00.856952+00:00\\", \\"data\\": {\\"name\\": \\"llama-ft\\", \\"version\\": \\"1\\"}}"}'
     )
 
     def __init__(self, names: Names) -> None:
@@ -79,8 +79,8 @@ class MlflowWebhook:
         return isinstance(record.get("entity"), str) and "action" in record and "data" in record and "timestamp" in record
 
     def decode(self, records: Sequence[bytes]) -> Decoded:
-        """Decode a batch. Reasons: ``missing``, ``wrong-type``, ``bad-time``, ``time-out-of-range`` and ``bad-identity`` with the field,
-        ``malformed-json``, ``too-long``, ``empty``, ``unsupported-format``."""
+        """Decode a batch. Reasons: ``missing``, ``wrong-type``, ``bad-time``, ``time-out-of-range`` and ``bad-identity`` with the
+        field, ``malformed-json``, ``too-long``, ``empty``, ``unsupported-format``."""
         return decode_acts(self._words.names, "mlflow_webhook", records, one, self._read)
 
     def _read(self, index: int, raw: bytes) -> Act | str:

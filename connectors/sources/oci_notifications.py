@@ -79,9 +79,9 @@ class OciNotifications:
     title: ClassVar[str] = "OCI registry notifications (CNCF Distribution): pulls, pushes, mounts and deletions of models and images"
     feeds: ClassVar[frozenset[str]] = frozenset({"who-to-whom", "rate", "bytes", "reads"})
     limits: ClassVar[str] = (
-        "only what succeeded is notified, so no outcome; a ranged GET reports the whole size each time, a cached one (304) nothing; deleting "
-        "a manifest with a tag gives two events; order is not kept; request.host and a forwarded request.addr are the client's word, and "
-        "behind a proxy the address is the proxy's; no token is named"
+        "only what succeeded is notified, so no outcome; a ranged GET reports the whole size each time, a cached one (304) nothing; "
+        "deleting a manifest with a tag gives two events; order is not kept; request.host and a forwarded request.addr are the "
+        "client's word, and behind a proxy the address is the proxy's; no token is named"
     )
     example: ClassVar[str] = (
         '{"events":[{"id":"b1","timestamp":"2026-11-20T22:47:28.306235198Z","action":"pull","target":{"mediaType":"application/octet-stream",'
@@ -134,7 +134,7 @@ class OciNotifications:
             other = self._model(event, target.from_repository, "target.fromRepository")
             rows.append(msgspec.structs.replace(row, action=Action.read, object=other, bytes_in=0.0, bytes_out=float("nan")))
         if actor != address and address >= 0:
-            rows.append(self._words.seen_from(row, actor, address, "registry"))
+            rows.append(self._words.use(row, actor, address, -1, "registry"))
         return Act(rows, [])
 
     def _model(self, event: _Event, repository: str, field: str) -> int:

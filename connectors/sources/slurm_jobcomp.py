@@ -66,9 +66,9 @@ class SlurmJobcomp:
     title: ClassVar[str] = "Slurm jobcomp/kafka: jobs as they start and end, with their GPUs"
     feeds: ClassVar[frozenset[str]] = frozenset({"who-to-whom", "rate", "outcome", "gpus", "bindings"})
     limits: ClassVar[str] = (
-        "starts only with enable_job_start (25.05 or later); GPUs only with AccountingStorageTRES=gres/gpu and slurmdbd, else unknown, also for "
-        "jobs without any; submissions, holds and changes are not reported; no client address; a resized job gives a record for each size; "
-        "records can be lost on Kafka errors; array tasks have a job id each"
+        "starts only with enable_job_start (25.05 or later); GPUs only with AccountingStorageTRES=gres/gpu and slurmdbd, else unknown, "
+        "also for jobs without any; submissions, holds and changes are not reported; no client address; a resized job gives a record "
+        "for each size; records can be lost on Kafka errors; array tasks have a job id each"
     )
     example: ClassVar[str] = (
         '{"jobid":8812,"sluid":"s7SXM7XJWKCK00","username":"alice","user_id":1000,"@start":"2026-11-20T22:57:58","@end":"2026-11-20T23:57:58",'

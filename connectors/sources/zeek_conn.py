@@ -46,7 +46,8 @@ _LONGEST = (LATEST - EARLIEST) / SECOND
 #: How many spellings of states are kept at once: there are thirteen.
 _STATES = 64
 #: Answered and ended in whatever way (a reset after data is how much software hangs up): ok. Refused by the responder: denied.
-#: Attempts that got no answer or were abandoned half-open: failed. OTH (joined in the middle), absent and new states: unknown.
+#: Attempts that got no answer or were abandoned half-open: failed, if there was a handshake to fail: a datagram without an answer is
+#: how broadcasts and syslog look. OTH (joined in the middle), absent and new states: unknown.
 _OUTCOMES = {
     **dict.fromkeys(("SF", "S1", "S2", "S3", "RSTO", "RSTR"), Outcome.ok),
     "REJ": Outcome.denied,
@@ -250,6 +251,10 @@ class ZeekConn:
             rejects += [Reject(int(rows[row]), error.reason, str(error)) for row, error in bad.items()]
             rejects.sort()
             return self._decoded([items[row] for row in keep], rows[keep], rejects, skipped)
+        outcome = self._outcomes.codes(list(map(attrgetter("conn_state"), items)))
+        for row in np.flatnonzero(outcome == Outcome.failed).tolist():
+            if items[row].proto != "tcp":
+                outcome[row] = Outcome.unknown
         block = Block(
             self._names,
             "zeek_conn",
@@ -257,7 +262,7 @@ class ZeekConn:
                 "time": time,
                 "stream": Stream.flow,
                 "action": Action.connect,
-                "outcome": self._outcomes.codes(list(map(attrgetter("conn_state"), items))),
+                "outcome": outcome,
                 "actor": actor,
                 "object": responder,
                 "detail": self._services.codes(list(map(attrgetter("proto"), items)), port),

@@ -2,7 +2,8 @@
 
 **The contract.** ``surprise`` is called once per run of rows, in log order. For every row, in order, it writes how surprising the
 row is under the profile *before* it (nats, >= 0, finite; NaN where the row does not say), together with the value seen, the value
-expected and the largest value that would have been unremarkable, and only then learns the row, and only if ``rows.learn`` says so.
+expected and the largest value that would have been unremarkable (NaN where none is too large), and only then learns the row, and
+only if ``rows.learn`` says so. It scores a row alike whether it learns it or not; where it says NaN it learns nothing.
 It reads nothing but its arguments, keeps everything in the state it is handed, and so gives the same result however the rows are cut
 into runs.
 

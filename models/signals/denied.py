@@ -12,6 +12,8 @@ from numba import njit
 from models.kernels import DAY, HOUR, passed
 from models.signals import Rows, Signal, Visit, number
 
+#: Refusals an hour that say nothing: anyone mistypes. Without it a single one among the never-refused is the rarest event there is.
+FREE = 1.0
 #: Pseudo-attempts with which an actor leans on everyone's share.
 LEAN = 20.0
 #: Attempts that one hour of one actor counts for at most: a flood of refusals must not become what is usual, least of all for others.
@@ -43,8 +45,9 @@ def _denied(
         if row[4] == 0.0 or passed(now, row[4], HOUR, HOUR):
             if row[4] != 0.0:
                 # The hour that is over teaches at most twice the usual share of refusals, and at least one.
-                told = min(tried, MOST_ATTEMPTS)
-                taught = min(bad * told / max(tried, told), max(1.0, 2.0 * share * told))
+                part = min(1.0, MOST_ATTEMPTS / max(tried, 1.0))
+                told = part * tried
+                taught = min(part * bad, max(1.0, 2.0 * share * told))
                 fade = math.exp(-max(now - row[4], 0.0) / memory)
                 own = (row[0] + taught) * fade, (row[1] + told) * fade
                 fade = math.exp(-max(now - scalars[2], 0.0) / memory)
@@ -65,20 +68,18 @@ def _denied(
         if learn[i]:
             row[2] = bad
             row[3] = tried
+        mean = share * tried + FREE
         x = 0.0
-        if refused[i] > 0.0 and bad > share * tried:
-            # Chernoff bound of a binomial: tried times the divergence of the seen from the usual share.
-            x = bad * math.log(bad / (share * tried))
-            if bad < tried:
-                x += (tried - bad) * math.log((tried - bad) / ((1.0 - share) * tried))
-        out[0, i] = max(x, 0.0)
+        if refused[i] > 0.0 and bad > mean:
+            x = bad * math.log(bad / mean) - (bad - mean)
+        out[0, i] = x
         out[1, i] = bad
         out[2, i] = share * tried
-        out[3, i] = max(1.0, math.ceil(share * tried + 2.0 * math.sqrt(share * (1.0 - share) * tried)))
+        out[3, i] = math.ceil(mean + 2.0 * math.sqrt(mean))
 
 
 class Denied(Signal):
-    """Chernoff bound of a binomial for the refusals (denied or failed) among this hour's attempts.
+    """Chernoff bound of a Poisson count for the refusals (denied or failed) of this hour, beyond the usual share and one to spare.
 
     Idea: probing, guessing and scanning are refused far more often than work is. Only a refused event is surprising, so that evidence
     points at refusals. Fails on attackers with valid rights and where the source does not say the outcome.

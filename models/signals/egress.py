@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
 
-import msgspec
 import numpy as np
 from numba import njit
 
 from models.kernels import DAY, HOUR, hour_unit, passed, t_tail
 from models.signals import Rows, Signal, Visit
-from models.signals.magnitude import ALL_RATE, FLOOR, HEAVY, LEAN
+from models.signals.magnitude import ALL_RATE, FLOOR, HEAVY, LEAN, teach, teach_all, winsorised
 
 #: A blob or object below this is no weights: it tells nothing about the size of models. 1 MiB.
 SMALLEST_MODEL = float(1 << 20)
-#: Hours of history after which an actor's mean moves no slower: about a month of activity.
-LONGEST = 500.0
+#: Lessons in which a newcomer's baseline is found: two days, because a sum with a day's memory takes as long to fill.
+FINDING = 48.0
+#: Models seen before their mean size is believed.
+ENOUGH_MODELS = 10.0
+#: What the bytes of a registry count (``connectors.event.Basis.object``): no sensor of flows counts that, so both add up apart.
+OBJECT = 4
+#: Fields of one of an actor's two sums. The first three are what ``magnitude.teach`` teaches.
+SUM = ("hours", "mean", "variance", "bytes", "bytes_time", "taught", "basis")
 
 
 @njit(cache=True)
@@ -28,76 +32,72 @@ def _egress(
     model: np.ndarray,
     slot: np.ndarray,
     table: np.ndarray,
-    scalars: np.ndarray,
+    sizes: np.ndarray,
+    everyone: np.ndarray,
     assumed: float,
     memory: float,
     out: np.ndarray,
 ) -> None:
+    fields = table.shape[1] // 2
     for i in range(len(time)):
         if math.isnan(moved[i]):
             out[:, i] = math.nan
             continue
-        row = table[slot[i]]
+        way = 1 if basis[i] == OBJECT else 0
+        row = table[slot[i], way * fields : (way + 1) * fields]
         now = time[i]
-        if row[1] != 0.0 and row[6] != basis[i]:
+        if row[4] != 0.0 and row[6] != basis[i]:
             # The same transfer seen by a sensor that counts differently must not add up twice.
             out[:, i] = math.nan
             continue
-        size = math.exp(scalars[0]) if scalars[1] >= 10.0 else assumed
-        total = row[0] * math.exp(-max(now - row[1], 0.0) / memory) + moved[i]
+        if learn[i] and model[i] and moved[i] >= SMALLEST_MODEL:
+            # The mean over bytes, not over objects: layers and shards are many, weights are where the bytes are.
+            sizes[1] += 1.0
+            sizes[4] += max(ALL_RATE, 1.0 / sizes[1]) * (moved[i] - sizes[4])
+            share = max(ALL_RATE, 1.0 / sizes[1]) * moved[i] / sizes[4]
+            sizes[0] += min(share, 1.0) * (math.log(moved[i]) - sizes[0])
+        size = math.exp(sizes[0]) if sizes[1] >= ENOUGH_MODELS else assumed
+        total = row[3] * math.exp(-max(now - row[4], 0.0) / memory) + moved[i]
         value = math.log1p(total / size)
-        mean = (row[2] * row[3] + LEAN * scalars[3]) / (row[2] + LEAN)
-        variance = (row[2] * row[4] + LEAN * scalars[4]) / (row[2] + LEAN) + FLOOR
+        all_ = everyone[way]
+        mean = (row[0] * row[1] + LEAN * all_[1]) / (row[0] + LEAN)
+        variance = (row[0] * row[2] + LEAN * all_[2]) / (row[0] + LEAN) + FLOOR
         deviation = math.sqrt(variance)
-        out[0, i] = t_tail(value, mean, variance, min(row[2], HEAVY)) if moved[i] > 0.0 else 0.0
+        out[0, i] = t_tail(value, mean, variance, min(row[0], HEAVY)) if moved[i] > 0.0 else 0.0
         out[1, i] = total / size
         out[2, i] = math.expm1(mean)
         out[3, i] = math.expm1(min(mean + 2.0 * deviation, 80.0))
         if not learn[i]:
             continue
-        row[0] = total
-        row[1] = now
         row[6] = basis[i]
-        if model[i] and moved[i] >= SMALLEST_MODEL and (row[7] == 0.0 or passed(now, row[7], hour_unit(scalars[6]), HOUR)):
-            # One lesson an hour and actor here too, or a flood of one huge object would make every other theft look small.
-            row[7] = now
-            scalars[1] += 1.0
-            weight = max(ALL_RATE, 1.0 / scalars[1])
-            scalars[0] += weight * (math.log(moved[i]) - scalars[0])
-        # One lesson an hour, of the level reached, at most mean + 1 sd.
-        if row[5] == 0.0 or passed(now, row[5], hour_unit(scalars[6]), HOUR):
+        row[3] = total
+        row[4] = now
+        # One lesson an hour, of the level reached.
+        if row[5] == 0.0 or passed(now, row[5], hour_unit(sizes[3]), HOUR):
             row[5] = now
-            taught = min(max(value, mean - 3.0 * deviation), mean + deviation)
-            weight = 1.0 / min(row[2] + 1.0, LONGEST)
-            delta = taught - row[3]
-            row[4] += weight * (delta * delta * (1.0 - weight) - row[4])
-            row[3] += weight * delta
-            row[2] += 1.0
-            scalars[2] += 1.0
-            weight = max(ALL_RATE, 1.0 / scalars[2])
-            delta = taught - scalars[3]
-            scalars[3] += weight * delta
-            scalars[4] += weight * (delta * delta - scalars[4])
-        if scalars[5] != 0.0 and now > scalars[5]:
-            scalars[6] += min(now - scalars[5], DAY)
-        scalars[5] = max(scalars[5], now)
+            teach(row, winsorised(value, mean, deviation, row[0], FINDING))
+            teach_all(all_, value)
+        if sizes[2] != 0.0 and now > sizes[2]:
+            sizes[3] += min(now - sizes[2], DAY)
+        sizes[2] = max(sizes[2], now)
 
 
 class Egress(Signal):
     """Student-t tail of ln(1 + v), v = decayed sum of the bytes an actor moved, in sizes of a model's weights.
 
     Idea: theft of weights moves a model's size, at once or in drips. In units of a model's size small talk is all alike (near zero)
-    and only an amount that could be a model stands out. The size is the running geometric mean of the objects of 1 MiB and more
-    that registry records show, until ten are seen ``model_bytes``.
+    and only an amount that could be a model stands out. The size is that of the object the typical byte lies in, over objects of
+    1 MiB and more that registry records show; until ten are seen, ``model_bytes``. What is read from a registry and what is sent over the network
+    are two sums.
     Fails on a drip slower than the memory, and on actors whose trade is moving models. Cost: two logarithms and an exponential an
-    event, 64 bytes an actor. Parameters: ``model_bytes``, ``memory_hours``.
+    event, 112 bytes an actor. Parameters: ``model_bytes``, ``memory_hours``.
     """
 
     unit = "model-sizes"
 
     weight: float = 0.3
-    model_bytes: Annotated[float, msgspec.Meta(gt=0, le=1e15)] = 4e9
-    memory_hours: Annotated[float, msgspec.Meta(gt=0, le=87_600)] = 24.0
+    model_bytes: float = 4e9
+    memory_hours: float = 24.0
 
     @property
     def visit(self) -> Visit:
@@ -105,13 +105,12 @@ class Egress(Signal):
         return "actor"
 
     def state(self) -> dict[str, tuple[str, ...]]:
-        """Decayed bytes and their time; hours taught, mean and variance of ln(1 + v), last lesson; what the bytes count; last size
-        told."""
-        return {"actor": ("bytes", "bytes_time", "hours", "mean", "variance", "taught", "basis", "sized")}
+        """Of each sum: hours taught, mean and variance of ln(1 + v), bytes and their time, last lesson, what the bytes count."""
+        return {"actor": tuple(f"{way}_{field}" for way in ("sent", "read") for field in SUM)}
 
     def scalars(self) -> tuple[str, ...]:
-        """Mean ln size of models and how many; lessons, mean and variance of everyone; clock and age."""
-        return ("ln_size", "sizes", "lessons", "mean", "variance", "now", "age")
+        """Mean ln size of models and how many, clock and age, mean bytes of one; then lessons, mean and variance of everyone, for each sum."""
+        return ("ln_size", "sizes", "now", "age", "bytes", *(f"{way}_{field}" for way in ("sent", "read") for field in SUM[:3]))
 
     def surprise(self, rows: Rows, tables: dict[str, np.ndarray], scalars: np.ndarray, out: np.ndarray) -> None:
         """See the contract."""
@@ -123,7 +122,8 @@ class Egress(Signal):
             rows.model,
             rows.slots["actor"],
             tables["actor"],
-            scalars,
+            scalars[:5],
+            scalars[5:].reshape(2, 3),
             self.model_bytes,
             self.memory_hours * HOUR,
             out,
@@ -131,11 +131,14 @@ class Egress(Signal):
 
     def text(self, seen: float, expected: float, usual: float, actor: str, object: str) -> str:
         """See the contract."""
-        return f"{actor} moved {_sizes(seen)} in the last day, {_sizes(expected)} expected, up to {_sizes(usual)} would be normal"
+        return (
+            f"{actor} moved {_sizes(seen)} in the last day, {_sizes(max(expected, 0.0))} expected, "
+            f"up to {_sizes(max(usual, 0.0))} would be normal"
+        )
 
 
 def _sizes(value: float) -> str:
-    return f"{value:.1%} of a model" if value < 1 else f"{value:.1f} model-sizes"
+    return f"{value:.2%} of a model" if value < 1 else f"{value:.1f} model-sizes"
 
 
 LEARNER = Egress

@@ -18,14 +18,35 @@ HEAVY = 3.0
 FLOOR = 0.02
 #: Rate at which the population's mean and variance move.
 ALL_RATE = 0.001
-#: Active minutes after which a pair's mean moves no slower.
+#: Observations in which a newcomer's baseline is found rather than defended: they teach up to mean + 3 sd, later ones up to + 1 sd.
+#: Without it one that starts far above everyone's mean never catches up, because what is cut off also shrinks the deviation.
+FINDING = 8.0
+#: Lessons after which a mean moves no slower.
 LONGEST = 500.0
 
 
+@njit(cache=True, inline="always")
+def winsorised(value: float, mean: float, deviation: float, seen: float, finding: float) -> float:
+    """What an observation may teach a key that has ``seen`` so many and finds its baseline in the first ``finding``."""
+    return min(max(value, mean - 3.0 * deviation), mean + (3.0 if seen < finding else 1.0) * deviation)
+
+
 @njit(cache=True)
-def _teach(row: np.ndarray, value: float, basis: float, minute: float) -> None:
-    row[3] = basis
-    row[4] = minute
+def teach_all(row: np.ndarray, value: float) -> None:
+    """Teach the population ``[seen, mean, variance]``: within 3 sd once it has begun, so that it can widen, but slowly."""
+    deviation = math.sqrt(row[2] + FLOOR)
+    weight = max(ALL_RATE, 1.0 / (row[0] + 1.0))
+    delta = value - row[1]
+    if row[0] >= FINDING:
+        delta = min(max(delta, -3.0 * deviation), 3.0 * deviation)
+    row[1] += weight * delta
+    row[2] += weight * (delta * delta - row[2])
+    row[0] += 1.0
+
+
+@njit(cache=True)
+def teach(row: np.ndarray, value: float) -> None:
+    """Teach a key ``[seen, mean, variance]``."""
     weight = 1.0 / min(row[0] + 1.0, LONGEST)
     delta = value - row[1]
     row[2] += weight * (delta * delta * (1.0 - weight) - row[2])
@@ -60,7 +81,7 @@ def _magnitude(
         value = math.log1p(moved[i])
         # Where nothing is known of anyone, the first value is what is usual.
         all_mean = all_[1] if all_[0] != 0.0 else value
-        all_variance = all_[2] if all_[0] != 0.0 else 1.0
+        all_variance = max(all_[2], 1.0) if all_[0] < FINDING else all_[2]
         # Sensors that count differently share no baseline: a row of another basis leans on its population alone.
         same_pair = own[0] == 0.0 or own[3] == basis[i]
         same_actor = self[0] == 0.0 or self[3] == basis[i]
@@ -80,19 +101,16 @@ def _magnitude(
         if not learn[i]:
             continue
         # One lesson a minute, so that a flood buys one step and not a baseline.
-        taught = min(max(value, mean - 3.0 * deviation), mean + deviation)
         minute = math.floor(time[i] / MINUTE)
         if same_pair and own[4] != minute:
-            _teach(own, taught, basis[i], minute)
-        if self[4] == minute:
-            continue
-        if same_actor:
-            _teach(self, taught, basis[i], minute)
-        weight = max(ALL_RATE, 1.0 / (all_[0] + 1.0))
-        delta = taught - all_mean
-        all_[1] = all_mean + weight * delta
-        all_[2] = all_variance + weight * (delta * delta - all_variance)
-        all_[0] += 1.0
+            own[3] = basis[i]
+            own[4] = minute
+            teach(own, winsorised(value, mean, deviation, n_own, FINDING))
+        if same_actor and self[4] != minute:
+            self[3] = basis[i]
+            self[4] = minute
+            teach(self, winsorised(value, mean, deviation, n_self, FINDING))
+            teach_all(all_, value)
 
 
 class Magnitude(Signal):

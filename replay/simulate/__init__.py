@@ -6,22 +6,23 @@ written; ``truth.json``, what was an attack; ``inventory.json``, what there is t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from connectors.event import SECOND
-from replay.simulate import batch, bots, machines, oddities, people
-from replay.simulate.attacks import SCENARIOS, Trail
+from replay.simulate import bots, machines, oddities, people
+from replay.simulate.attacks import SCENARIOS, Stage, Trail
+from replay.simulate.batch import Scheduler, play_pods
 from replay.simulate.cluster import Cluster
 from replay.simulate.factory import build
 from replay.simulate.inventory import inventory_of
-from replay.simulate.journal import CONN, FILES, KEYCLOAK, KUBERNETES, REGISTRY, SLURM, Journal
+from replay.simulate.journal import CONN, FILES, KEYCLOAK, KUBERNETES, REGISTRY, SLURM, Journal, Marked
 from replay.simulate.truth import INVENTORY, TRUTH, Attack, Inventory, Truth
-from replay.simulate.world import World
+from replay.simulate.world import World, randomness
 
 __all__ = [
     "ATTACKS",
@@ -44,8 +45,8 @@ __all__ = [
 ATTACKS = tuple(SCENARIOS)
 #: The first day of every simulation unless said otherwise: a Monday, so that a week ends on a Sunday.
 START = date(2026, 3, 2)
-#: The largest factory: past it addresses of workstations (two a person) would run into the next network.
-_LARGEST = 500.0
+#: The largest factory: past it pods would be out of addresses.
+_LARGEST = 200.0
 #: Years of the calendar that every source accepts.
 _YEARS = (1991, 2099)
 
@@ -60,24 +61,90 @@ def simulate(
     start: date = START,
     progress: Callable[[float], None] | None = None,
 ) -> Truth:
-    """Simulate ``days`` days from midnight UTC of ``start`` into the folder ``out``, made if need be; returns what was written as truth.
+    """Simulate ``days`` days from midnight UTC of ``start`` into the folder ``out``, made if need be. Returns the truth.
 
-    ``scale``: the size of the factory; 1 is 40 people and some 50,000 records a weekday. ``attacks``: which of ``ATTACKS`` happen on the
-    last day; None all, () none. ``progress`` is told what share is done, 1.0 at the end. Memory is that of one day's records and of one
-    small object a pod and a job. Raises ValueError on an argument that cannot be, OSError where ``out`` cannot be written.
+    ``scale``: the size of the factory; 1 is 40 people and some 60,000 records a weekday. ``attacks``: which of ``ATTACKS`` happen on
+    the last day; None is all of them, () none. ``progress`` is told what share is done, 1.0 at the end. Memory is that of one day's
+    records and of one small object a pod, job, session and token. Raises ValueError on an argument that cannot be, OSError where
+    ``out`` cannot be written.
     """
     chosen = _checked(days, seed, scale, attacks, start)
+    tell = progress or _quiet
     out.mkdir(parents=True, exist_ok=True)
     midnight = int(datetime(start.year, start.month, start.day, tzinfo=UTC).timestamp()) * SECOND
     with Journal(out) as journal:
-        world = World(build(World.draw(seed, "factory"), scale), seed, midnight, days, scale, journal)
-        cluster, scheduler = Cluster(world), batch.Scheduler(world)
-        trails: dict[str, Trail] = {}
+        world = World(build(randomness(seed, "factory"), scale), seed, midnight, days, journal)
+        cluster, scheduler = Cluster(world), Scheduler(world)
+        # The cluster decides which pods there are; the others find them.
+        parts: tuple[Callable[[int], None], ...] = (
+            cluster.play,
+            partial(machines.play, world, cluster),
+            partial(people.play, world, cluster),
+            partial(play_pods, world, cluster),
+            scheduler.play,
+            partial(bots.play, world),
+            partial(oddities.play, world),
+        )
         for day in range(days):
-            world.tokens.clear()
-            parts: list[Callable[[], None]] = [
-                lambda day=day: cluster.play(day),  # type: ignore[misc]
-                lambda day=day: machines.play(world, cluster, day),  # type: ignore[misc]
-            ]
-        journal.settle(world.end)
-    return Truth(seed=seed, scale=scale, days=days, start=midnight, end=world.end, records=journal.counts, attacks=[])
+            for i, part in enumerate(parts):
+                part(day)
+                tell((day + i / len(parts)) / days)
+            trails = _attack(world, cluster, chosen) if day == days - 1 else {}
+            journal.settle(world.midnight(day + 1))
+        truth = Truth(
+            seed=seed,
+            scale=scale,
+            days=days,
+            start=midnight,
+            end=world.end,
+            records=journal.counts,
+            attacks=[_account_of(name, trail, journal.marked[name]) for name, trail in trails.items()],
+        )
+    inventory = inventory_of(world, cluster, scheduler)
+    for name, content in ((TRUTH, msgspec.json.encode(truth)), (INVENTORY, msgspec.json.encode(inventory))):
+        (out / name).write_bytes(content + b"\n")
+    tell(1.0)
+    return truth
+
+
+def _checked(days: int, seed: int, scale: float, attacks: Sequence[str] | None, start: date) -> list[str]:
+    """The attacks to play, in order. Raises ValueError."""
+    if days < 1:
+        raise ValueError(f"days: at least one day can be simulated, not {days}")
+    if seed < 0:
+        raise ValueError(f"seed: is not negative, not {seed}")
+    if not 0 < scale <= _LARGEST:  # also false for NaN
+        raise ValueError(f"scale: a factory is between 0 and {_LARGEST:g} times the usual size, not {scale:g}")
+    if not _YEARS[0] <= start.year <= _YEARS[1] or days > 366 * (_YEARS[1] + 1 - start.year):
+        raise ValueError(f"start: the simulated days lie between {_YEARS[0]} and {_YEARS[1]}, not {days} from {start}")
+    unknown = sorted(set(attacks or ()) - set(ATTACKS))
+    if unknown:
+        raise ValueError(f"attacks: expected some of {', '.join(ATTACKS)}; got {', '.join(map(repr, unknown))}")
+    return [name for name in ATTACKS if attacks is None or name in attacks]
+
+
+def _quiet(share: float) -> None:
+    """Tell nobody."""
+
+
+def _attack(world: World, cluster: Cluster, names: list[str]) -> dict[str, Trail]:
+    trails = {}
+    for name in names:
+        world.label = name
+        trails[name] = SCENARIOS[name].play(Stage(world, cluster, world.rng(f"attack {name}")))
+    world.label = ""
+    return trails
+
+
+def _account_of(name: str, trail: Trail, marked: Marked) -> Attack:
+    return Attack(
+        name=name,
+        summary=trail.summary,
+        techniques=list(SCENARIOS[name].techniques),
+        first=marked.first,
+        last=marked.last,
+        actors=trail.actors,
+        via=trail.via,
+        objects=trail.objects,
+        records=marked.records,
+    )

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from connectors.event import HOUR, MINUTE, SECOND
 from replay.simulate.audit import Asked, Caller, account, event
 from replay.simulate.cluster import Cluster, Pod
-from replay.simulate.factory import APISERVER, GB, MB, Model, User, uuid
+from replay.simulate.factory import Model, User, uuid
 from replay.simulate.journal import KUBERNETES
 from replay.simulate.people import log_in
+from replay.simulate.places import APISERVER, GB, MB
 from replay.simulate.registry import pull
 from replay.simulate.rhythm import spread
 from replay.simulate.wire import API, HTTPS, KUBELET, SMB, SSH, WINRM
@@ -32,12 +34,20 @@ class Trail:
     objects: list[str]
 
 
+class Stage(NamedTuple):
+    """What an attack finds, and randomness of its own."""
+
+    world: World
+    cluster: Cluster
+    rng: np.random.Generator
+
+
 @dataclass(frozen=True)
 class Scenario:
     """An attack that can be asked for. ``techniques``: ATT&CK and ATLAS ids."""
 
     techniques: tuple[str, ...]
-    play: Callable[[World, Cluster, np.random.Generator], Trail]
+    play: Callable[[Stage], Trail]
 
 
 def _elsewhere(rng: np.random.Generator) -> str:
@@ -51,19 +61,19 @@ def model_identity(model: Model) -> str:
 
 
 def _parties(world: World) -> list[int]:
-    """The teams in the order in which fate befalls them; the first is everybody's when there are too few."""
+    """The teams in the order in which fate befalls them; counted round when there are few."""
     order: list[int] = world.rng("parties").permutation(len(world.factory.teams)).tolist()
     return order
 
 
-def _foothold(cluster: Cluster, rng: np.random.Generator, team: int, begin: int, end: int) -> Pod:
-    """A loader pod of a team: stateful, so it lives through the day."""
-    pods = cluster.alive(begin, end, "loader", team)
-    return pods[int(rng.integers(len(pods)))]
+def _foothold(cluster: Cluster, team: int, replica: int, begin: int, end: int) -> Pod:
+    """A loader pod of a team: stateful, so it lives through the day. Another replica or team for each attack keeps them apart."""
+    return cluster.alive(begin, end, "loader", team)[replica]
 
 
-def _bulk_pull(world: World, cluster: Cluster, rng: np.random.Generator) -> Trail:
+def _bulk_pull(stage: Stage) -> Trail:
     """At 02:40 of their own clock somebody's account takes everything it never needed, and sends it out."""
+    world, _, rng = stage
     midnight = world.midnight(world.days - 1)
     # West of Greenwich 02:40 is in the middle of the UTC day; far east it would be the day before.
     near = [user for user in world.factory.users if 0 <= user.offset <= 2 * 60 and not user.joins]
@@ -85,7 +95,7 @@ def _bulk_pull(world: World, cluster: Cluster, rng: np.random.Generator) -> Trai
         world.connect(rng, starts, took, place, outside, HTTPS, size, spread(rng, 90_000, 0.3, parts, 9_000, MB))
         now += int(rng.integers(SECOND, 15 * SECOND))
     return Trail(
-        summary=f"{user.name} pulls {len(loot)} models never used before from the usual workstation at night and sends them to {outside}",
+        summary=f"{user.name} pulls {len(loot)} models never used before, at night and from home ground, and sends them to {outside}",
         actors=[f"user:{user.name}"],
         via=[f"ip:{place}"],
         objects=[*map(model_identity, loot), f"ip:{outside}"],
@@ -100,13 +110,14 @@ def _ask(world: World, rng: np.random.Generator, time: int, caller: Caller, aske
     return time + int(rng.integers(3 * SECOND, 90 * SECOND))
 
 
-def _stolen_token(world: World, cluster: Cluster, rng: np.random.Generator) -> Trail:
+def _stolen_token(stage: Stage) -> Trail:
     """The token of one team's serving account turns up in another team's pod."""
+    world, cluster, rng = stage
     parties = _parties(world)
     begin = world.midnight(world.days - 1) + 10 * HOUR + int(rng.integers(2 * HOUR))
-    owners = cluster.alive(begin - 20 * MINUTE, begin, "serving", parties[0])
+    owners = cluster.alive(begin, begin, "serving", parties[0])
     robbed = owners[int(rng.integers(len(owners)))]
-    pod = _foothold(cluster, rng, parties[1], begin, begin + 2 * HOUR)
+    pod = _foothold(cluster, parties[1], 0, begin, begin + 2 * HOUR)
     caller = account(robbed.account, pod.address, robbed.credential, (robbed.name, robbed.uid))
     own = world.factory.team_models(parties[0])[0]
     crown = max((model for i, model in enumerate(world.factory.models) if i != own), key=lambda model: model.size)
@@ -119,18 +130,19 @@ def _stolen_token(world: World, cluster: Cluster, rng: np.random.Generator) -> T
         objects.append(f"secret:{other}/model-registry-cred")
     pull(world, rng, now, caller.username, pod.address, "curl/8.16.0", crown, weights=True)
     return Trail(
-        summary=f"a token of {robbed.account.identity} is used from {pod.identity}: secrets are read, most refused, and {crown.repository} pulled",
+        summary=f"a token of {robbed.account.identity} is used from {pod.identity}: secrets asked for, {crown.repository} pulled",
         actors=[robbed.account.identity, pod.account.identity],
         via=[f"ip:{pod.address}", pod.identity, f"token:{robbed.credential}", robbed.identity],
         objects=[model_identity(crown), *objects],
     )
 
 
-def _lateral_movement(world: World, cluster: Cluster, rng: np.random.Generator) -> Trail:
+def _lateral_movement(stage: Stage) -> Trail:
     """A pod feels its way through its neighbours, and gets into one."""
+    world, cluster, rng = stage
     parties = _parties(world)
     begin = world.midnight(world.days - 1) + 15 * HOUR + int(rng.integers(2 * HOUR))
-    pod = _foothold(cluster, rng, parties[2 % len(parties)], begin, begin + 2 * HOUR)
+    pod = _foothold(cluster, parties[2 % len(parties)], 0, begin, begin + 2 * HOUR)
     pods = [p for _, p in cluster.working if p is not pod and p.born < begin and (p.dies is None or p.dies > begin + HOUR)]
     chosen = [pods[i].address for i in rng.permutation(len(pods))[:6].tolist()]
     nodes = rng.permutation(len(world.factory.nodes))[: 12 - len(chosen)].tolist()
@@ -142,31 +154,32 @@ def _lateral_movement(world: World, cluster: Cluster, rng: np.random.Generator) 
             answers = port in (SSH, KUBELET) and target.startswith("10.16.")
             sizes = spread(rng, 1_800, 0.4, 1, 400, 9_000), spread(rng, 2_400, 0.4, 1, 400, 9_000)
             state = "SF" if answers else ("S0", "REJ")[int(rng.integers(2))]
-            world.connect(rng, np.array([now]), spread(rng, 300_000, 0.8, 1, 2_000, 9 * SECOND), pod.address, target, port, *sizes, state)
+            world.connect(
+                rng, np.array([now]), spread(rng, 300_000, 0.8, 1, 2_000, 9 * SECOND), pod.address, target, port, *sizes, state
+            )
     victims = [p for p in pods if p.namespace != pod.namespace and p.owner[0] == "StatefulSet"]
     victim = victims[int(rng.integers(len(victims)))]
     caller = account(pod.account, pod.address, pod.credential, (pod.name, pod.uid))
     now = _ask(world, rng, now + MINUTE, caller, Asked("list", "pods", victim.namespace), 200)
-    asked, id = Asked("get", "pods", victim.namespace, victim.name, "exec"), uuid(rng)
-    world.write(KUBERNETES, now, event(rng, now, caller, asked, 101, stage="ResponseStarted", id=id))
+    asked, request = Asked("get", "pods", victim.namespace, victim.name, "exec"), uuid(rng)
+    world.write(KUBERNETES, now, event(rng, now, caller, asked, 101, stage="ResponseStarted", id=request))
     now += 4 * MINUTE
-    world.write(KUBERNETES, now, event(rng, now, caller, asked, 101, id=id))
+    world.write(KUBERNETES, now, event(rng, now, caller, asked, 101, id=request))
     return Trail(
         summary=f"{pod.identity} tries four ports on {len(targets)} neighbours and runs a shell in {victim.identity}",
         actors=[pod.account.identity],
-        via=[f"ip:{pod.address}", pod.identity],
-        objects=[*(f"ip:{target}" for target in targets), victim.identity],
+        via=[f"ip:{pod.address}", pod.identity, f"token:{pod.credential}"],
+        objects=[*(f"ip:{target}" for target in targets), f"ns:{victim.namespace}", victim.identity],
     )
 
 
-def _slow_drip(world: World, cluster: Cluster, rng: np.random.Generator) -> Trail:
+def _slow_drip(stage: Stage) -> Trail:
     """A pod sends a little every few minutes, for most of the day."""
+    world, cluster, rng = stage
     parties = _parties(world)
     begin = world.midnight(world.days - 1) + 4 * HOUR + int(rng.integers(80 * MINUTE))
     end = begin + 18 * HOUR
-    pods = cluster.alive(begin, end, "loader", parties[3 % len(parties)])
-    # Where teams are few the pod is another than the one that _foothold gave to somebody else's attack, as often as not.
-    pod = pods[int(rng.integers(len(pods)))]
+    pod = _foothold(cluster, parties[3 % len(parties)], 1, begin, end)
     outside = _elsewhere(rng)
     times = begin + np.cumsum(rng.integers(4 * MINUTE, 9 * MINUTE, 18 * 60 // 4))
     times = times[times < end]

@@ -63,9 +63,7 @@ class Asked(NamedTuple):
         """The request's path."""
         base = f"/apis/{self.group}/v1" if self.group else "/api/v1"
         place = f"{base}/namespaces/{self.namespace}/{self.resource}"
-        if self.name and self.verb != "create":
-            place += f"/{self.name}"
-        elif self.name and self.subresource:
+        if (self.name and self.verb != "create") or (self.name and self.subresource):
             place += f"/{self.name}"
         return place + (f"/{self.subresource}" if self.subresource else "") + ("?limit=500" if self.verb == "list" else "")
 
@@ -118,3 +116,34 @@ def event(
         "authorization.k8s.io/reason": "",
     }
     return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def pod_object(
+    named: tuple[str, str, str], account: str, owner: tuple[str, str], created: int, phase: str, place: tuple[str, str, str] | None
+) -> dict[str, Any]:
+    """A pod as the API server answers with it. ``named``: namespace, name, uid; ``owner``: kind and name; ``place``: node, the node's
+    address and its own, None before it runs."""
+    kind, name = owner
+    labels = {"app": account if kind == "ReplicaSet" else name}
+    if kind == "Job":
+        labels["batch.kubernetes.io/job-name"] = name
+    elif kind == "ReplicaSet":
+        labels["pod-template-hash"] = name.rpartition("-")[2]
+    spec: dict[str, Any] = {
+        "containers": [{"name": "main", "image": f"registry.factory.example/images/{account}:v1"}],
+        "serviceAccountName": account,
+    }
+    status: dict[str, Any] = {"phase": phase}
+    if place is not None:
+        spec["nodeName"] = place[0]
+        status |= {"hostIP": place[1], "podIP": place[2], "podIPs": [{"ip": place[2]}]}
+    group = "batch/v1" if kind == "Job" else "apps/v1"
+    metadata = {
+        "name": named[1],
+        "namespace": named[0],
+        "uid": named[2],
+        "creationTimestamp": f"{iso(created)[:19]}Z",
+        "labels": labels,
+        "ownerReferences": [{"apiVersion": group, "kind": kind, "name": name, "controller": True}],
+    }
+    return {"kind": "Pod", "apiVersion": "v1", "metadata": metadata, "spec": spec, "status": status}

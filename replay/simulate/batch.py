@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-
 import numpy as np
 
 from connectors.event import DAY, HOUR, MINUTE, SECOND
 from replay.simulate.cluster import Cluster, Pod
-from replay.simulate.factory import MB, STORAGE, User
+from replay.simulate.factory import User
 from replay.simulate.journal import SLURM
+from replay.simulate.places import MB, STORAGE
 from replay.simulate.registry import pull, push
 from replay.simulate.rhythm import office, poisson, spread
 from replay.simulate.wire import NFS, OBJECTS, Port, SlurmJob, slurm_record
@@ -134,8 +134,6 @@ def _job(world: World, rng: np.random.Generator, pod: Pod, user: User | None, te
     pull(world, rng, pod.born + 6 * SECOND, actor, pod.address, agent, model, weights=rng.random() >= _CACHED, within=life // 3)
     if pod.account.name == "trainer" and rng.random() < _KEPT:
         push(world, rng, dies - life // 4, actor, pod.address, agent, model, within=life // 5)
-
-
 
 
 def _notebook(world: World, rng: np.random.Generator, pod: Pod, user: User) -> None:

@@ -7,9 +7,10 @@ import numpy as np
 from connectors.event import DAY, HOUR, MINUTE, SECOND
 from replay.simulate.audit import Asked, event
 from replay.simulate.cluster import machine
-from replay.simulate.factory import APISERVER, GIT, INGRESS, KEYCLOAK, MB, Bot, uuid
+from replay.simulate.factory import Bot, uuid
 from replay.simulate.journal import KEYCLOAK as LOGINS
 from replay.simulate.journal import KUBERNETES
+from replay.simulate.places import APISERVER, GIT, INGRESS, KEYCLOAK, MB
 from replay.simulate.registry import pull, push
 from replay.simulate.rhythm import beat, demand, poisson, spread
 from replay.simulate.wire import API, HTTPS, keycloak_event
@@ -39,7 +40,7 @@ def _tokens(world: World, rng: np.random.Generator, bot: Bot, begin: int, end: i
         details = {"token_id": token, "grant_type": "client_credentials", "scope": "registry", "username": bot.username}
         line = keycloak_event(time, uuid(rng), "CLIENT_LOGIN", bot.client, bot.uid, bot.address, None, **details)
         world.write(LOGINS, time, line)
-        world.issued(f"user:{bot.username}", token)
+        world.tokens.setdefault(f"user:{bot.username}", []).append(token)
     n = len(times)
     sizes = spread(rng, 1_200, 0.2, n, 700, 4_000), spread(rng, 3_000, 0.2, n, 1_500, 9_000)
     world.connect(rng, times, spread(rng, 120_000, 0.4, n, 9_000, 2 * SECOND), bot.address, KEYCLOAK, HTTPS, *sizes)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from connectors.event import DAY, HOUR, MINUTE, SECOND
-from replay.simulate.audit import Asked, Caller, controller, event, node, person
-from replay.simulate.factory import Account, Bot, Service, User, address, uuid
+from replay.simulate.audit import Asked, Caller, controller, event, node, person, pod_object
+from replay.simulate.factory import Account, Bot, Service, User, uuid
 from replay.simulate.journal import KUBERNETES
+from replay.simulate.places import address
 from replay.simulate.rhythm import is_weekend
 from replay.simulate.wire import iso
 from replay.simulate.world import World
@@ -174,7 +174,9 @@ class Cluster:
                 dies = time + int(np.clip(rng.lognormal(np.log(25), 0.4), 8, 120) * MINUTE)
                 births.append(_Birth(time, dies, own, ("Job", owner), _suffix(rng, owner), ""))
                 asked = Asked("create", "jobs", name, owner, group="batch")
-                self.world.write(KUBERNETES, time - 5 * SECOND, event(rng, time - 5 * SECOND, controller("cronjob-controller"), asked, 201))
+                self.world.write(
+                    KUBERNETES, time - 5 * SECOND, event(rng, time - 5 * SECOND, controller("cronjob-controller"), asked, 201)
+                )
         return births
 
     def _of_user(self, day: int, user: User, shift: tuple[int, int]) -> list[_Birth]:
@@ -190,7 +192,9 @@ class Cluster:
                 continue
             owner = f"finetune-{user.name}-{rng.bytes(3).hex()}"
             dies = time + int(np.clip(rng.lognormal(np.log(70), 0.9), 10, 20 * 60) * MINUTE)
-            births.append(_Birth(time, dies, world.factory.account(user.team, "trainer"), ("Job", owner), _suffix(rng, owner), user.name))
+            births.append(
+                _Birth(time, dies, world.factory.account(user.team, "trainer"), ("Job", owner), _suffix(rng, owner), user.name)
+            )
             asked = Asked("create", "jobs", team, owner, group="batch")
             who = person(user, team, user.workstations[0])
             world.write(KUBERNETES, time - 5 * SECOND, event(rng, time - 5 * SECOND, who, asked, 201))
@@ -198,7 +202,9 @@ class Cluster:
         if rng.random() < _NOTEBOOK and time < tomorrow:
             owner = f"notebook-{user.name}"
             dies = max(end + int(rng.integers(HOUR)), time + HOUR)
-            births.append(_Birth(time, dies, world.factory.account(user.team, "notebook"), ("StatefulSet", owner), f"{owner}-0", user.name))
+            births.append(
+                _Birth(time, dies, world.factory.account(user.team, "notebook"), ("StatefulSet", owner), f"{owner}-0", user.name)
+            )
         return births
 
     def _bear(self, rng: np.random.Generator, birth: _Birth) -> Pod:
@@ -221,7 +227,6 @@ class Cluster:
             credential=uuid(rng),
         )
         self.all.append(pod)
-        self.world.issued(pod.account.identity, pod.credential)
         self._tell(rng, pod, pod.born - 3 * SECOND, "create", controller(_CONTROLLERS[pod.owner[0]]), "Pending")
         self._tell(rng, pod, pod.born, "patch", self._kubelet(pod), "Running")
         if birth.dies is not None:
@@ -244,38 +249,16 @@ class Cluster:
     def _kubelet(self, pod: Pod) -> Caller:
         return node(self.world.factory.nodes[pod.node], self.world.factory.node_address(pod.node))
 
-    def _tell(
-        self, rng: np.random.Generator, pod: Pod, time: int, verb: str, by: Caller, phase: str, grace: int | None = None
-    ) -> None:
+    def _tell(self, rng: np.random.Generator, pod: Pod, time: int, verb: str, by: Caller, phase: str, grace: int | None = None) -> None:
         """Write a request about a pod, with the pod as the API server answers: its address once it has run."""
-        kind, owner = pod.owner
-        labels = {"app": owner if kind != "ReplicaSet" else pod.account.name}
-        if kind == "Job":
-            labels["batch.kubernetes.io/job-name"] = owner
-        elif kind == "ReplicaSet":
-            labels["pod-template-hash"] = owner.rpartition("-")[2]
-        metadata: dict[str, Any] = {
-            "name": pod.name,
-            "namespace": pod.namespace,
-            "uid": pod.uid,
-            "creationTimestamp": f"{iso(pod.born - 3 * SECOND)[:19]}Z",
-            "labels": labels,
-            "ownerReferences": [{"apiVersion": "batch/v1" if kind == "Job" else "apps/v1", "kind": kind, "name": owner, "controller": True}],
-        }
-        spec: dict[str, Any] = {
-            "containers": [{"name": "main", "image": f"registry.factory.example/images/{pod.account.name}:v1"}],
-            "serviceAccountName": pod.account.name,
-        }
-        status: dict[str, Any] = {"phase": phase}
-        if grace is not None:
-            metadata["deletionTimestamp"] = f"{iso(time + grace * SECOND)[:19]}Z"
-            metadata["deletionGracePeriodSeconds"] = grace
+        place = None
         if phase != "Pending":
-            spec["nodeName"] = self.world.factory.nodes[pod.node]
-            host = self.world.factory.node_address(pod.node)
-            status |= {"hostIP": host, "podIP": pod.address, "podIPs": [{"ip": pod.address}], "startTime": f"{iso(pod.born)[:19]}Z"}
+            place = self.world.factory.nodes[pod.node], self.world.factory.node_address(pod.node), pod.address
+        named = (pod.namespace, pod.name, pod.uid)
+        answer = pod_object(named, pod.account.name, pod.owner, pod.born - 3 * SECOND, phase, place)
+        if grace is not None:
+            answer["metadata"] |= {"deletionTimestamp": f"{iso(time + grace * SECOND)[:19]}Z", "deletionGracePeriodSeconds": grace}
         asked = Asked(verb, "pods", pod.namespace, pod.name, "status" if verb == "patch" else "")
-        answer = {"kind": "Pod", "apiVersion": "v1", "metadata": metadata, "spec": spec, "status": status}
         self.world.write(KUBERNETES, time, event(rng, time, by, asked, 201 if verb == "create" else 200, answer))
 
 

@@ -7,32 +7,53 @@ from functools import cached_property
 
 import numpy as np
 
-GB = 1_000_000_000
-MB = 1_000_000
-
-#: Hosts that every factory has, by what they serve.
-APISERVER = "10.10.1.2"
-REGISTRY = "10.10.1.5"
-KEYCLOAK = "10.10.1.8"
-INGRESS = "10.10.1.10"
-GIT = "10.10.1.20"
-WIKI = "10.10.1.21"
-MAIL = "10.10.1.25"
-SLURM_LOGIN = "10.10.1.30"
-QUEUE = "10.10.1.40"
-DNS = "10.10.1.53"
-NTP = "10.10.1.123"
-STORAGE = ("10.10.3.10", "10.10.3.11", "10.10.3.12", "10.10.3.13")
-SCANNER = "10.10.2.200"
-OFFSITE = "198.51.100.250"
+from replay.simulate.places import GB, MB, address
 
 #: The Internet the factory knows: documentation ranges of RFC 5737. 192.0.2.0/24 is left to the attackers.
 _KNOWN_INTERNET = ("198.51.100", "203.0.113")
 _TEAMS = ("vision", "speech", "language", "robotics", "bio", "climate", "code", "safety")
-_FIRST = (
-    "alice bruno carla deniz elena farid greta hugo ines jonas kavya liam mira nadir olga pavel qadira rafael sofia tomas "
-    "ursula viktor wanda xenia yusuf zora anton beatriz chen dario emeka freya goran hana ilya jade karim lotte marek noor"
-).split()
+_FIRST = [
+    "alice",
+    "bruno",
+    "carla",
+    "deniz",
+    "elena",
+    "farid",
+    "greta",
+    "hugo",
+    "ines",
+    "jonas",
+    "kavya",
+    "liam",
+    "mira",
+    "nadir",
+    "olga",
+    "pavel",
+    "qadira",
+    "rafael",
+    "sofia",
+    "tomas",
+    "ursula",
+    "viktor",
+    "wanda",
+    "xenia",
+    "yusuf",
+    "zora",
+    "anton",
+    "beatriz",
+    "chen",
+    "dario",
+    "emeka",
+    "freya",
+    "goran",
+    "hana",
+    "ilya",
+    "jade",
+    "karim",
+    "lotte",
+    "marek",
+    "noor",
+]
 _FAMILIES = ("resnet", "whisper", "llama", "pilot", "fold", "storm", "coder", "guard", "clip", "mistral", "phi", "vits")
 _SIZES = ("tiny", "base", "3b", "7b", "13b", "34b", "70b", "large")
 #: UTC offsets of the sites in minutes. None is far enough east for an office day to begin on the UTC day before.
@@ -162,11 +183,6 @@ class Factory:
     def node_address(self, node: int) -> str:
         """The address of a GPU node."""
         return address("10.16", node)
-
-
-def address(prefix: str, number: int) -> str:
-    """The ``number``-th address of a /16 given as its first two octets; .0 and .255 are left out."""
-    return f"{prefix}.{number // 254 % 256}.{number % 254 + 1}"
 
 
 def uuid(rng: np.random.Generator) -> str:

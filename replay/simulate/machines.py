@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from connectors.event import DAY, HOUR, MINUTE, SECOND
 from replay.simulate.audit import Asked, account, event
 from replay.simulate.cluster import Cluster, Pod
-from replay.simulate.factory import APISERVER, INGRESS, MB, NTP, OFFSITE, QUEUE, STORAGE, Service
+from replay.simulate.factory import Service
 from replay.simulate.journal import KUBERNETES
+from replay.simulate.places import APISERVER, INGRESS, MB, NTP, OFFSITE, QUEUE, STORAGE
 from replay.simulate.registry import pull
 from replay.simulate.rhythm import beat, demand, poisson, spread
 from replay.simulate.wire import AMQPS, API, CLOCK, EXPORTER, HTTPS, INFERENCE, OBJECTS
@@ -20,6 +23,17 @@ _SCRAPED = 0.5
 _JITTER = 2 * SECOND
 
 
+class _Duty(NamedTuple):
+    """A service pod's day: what it works from ``begin`` to ``end``, or to its death."""
+
+    world: World
+    rng: np.random.Generator
+    service: Service
+    pod: Pod
+    begin: int
+    end: int
+
+
 def play(world: World, cluster: Cluster, day: int) -> None:
     """A day of everything that runs by itself."""
     begin, end = world.midnight(day), world.midnight(day) + DAY
@@ -27,8 +41,9 @@ def play(world: World, cluster: Cluster, day: int) -> None:
         _node(world, node, day, begin, end)
     for service, pod in cluster.working:
         rng = world.rng("service-pod", day, int(pod.uid[:8], 16))
-        _common(world, rng, pod, pod.first(begin), end)
-        _OWN[service.kind](world, rng, service, pod, pod.first(begin), end)
+        duty = _Duty(world, rng, service, pod, pod.first(begin), end)
+        _common(duty)
+        _OWN[service.kind](duty)
 
 
 def _node(world: World, node: int, day: int, begin: int, end: int) -> None:
@@ -43,9 +58,10 @@ def _node(world: World, node: int, day: int, begin: int, end: int) -> None:
     world.connect(rng, times, spread(rng, 400_000, 0.6, n, 5_000, 9 * SECOND), place, APISERVER, API, *sizes)
 
 
-def _common(world: World, rng: np.random.Generator, pod: Pod, begin: int, end: int) -> None:
+def _common(duty: _Duty) -> None:
     """What every service pod does: ask for names, beat its heart, renew its lease."""
-    world.look_up(rng, poisson(rng, begin, pod.last(end, SECOND), 14), pod.address)
+    world, rng, _, pod, begin, end = duty
+    world.look_up(rng, poisson(rng, begin, pod.last(end, SECOND), 10), pod.address)
     times = beat(rng, begin, pod.last(end, SECOND), 5 * MINUTE, _JITTER)
     n = len(times)
     sizes = spread(rng, 700, 0.2, n, 300, 4_000), spread(rng, 400, 0.2, n, 200, 2_000)
@@ -56,8 +72,9 @@ def _common(world: World, rng: np.random.Generator, pod: Pod, begin: int, end: i
         world.write(KUBERNETES, time, event(rng, time, caller, lease))
 
 
-def _serving(world: World, rng: np.random.Generator, service: Service, pod: Pod, begin: int, end: int) -> None:
+def _serving(duty: _Duty) -> None:
     """A model behind the gateway: fetched at the start; it reports usage to a vendor."""
+    world, rng, service, pod, begin, end = duty
     if pod.born >= begin - 2 * SECOND:
         model = world.factory.models[world.factory.team_models(service.team)[0]]
         pull(world, rng, begin + 4 * SECOND, pod.account.username, pod.address, "python-oras/0.2.0", model, weights=True)
@@ -72,8 +89,9 @@ def _serving(world: World, rng: np.random.Generator, service: Service, pod: Pod,
     world.connect(rng, times, spread(rng, 300_000, 0.5, n, 20_000, 4 * SECOND), pod.address, vendor, HTTPS, *sizes)
 
 
-def _loader(world: World, rng: np.random.Generator, service: Service, pod: Pod, begin: int, end: int) -> None:
+def _loader(duty: _Duty) -> None:
     """Brings data sets in from mirrors, and serves them from storage."""
+    world, rng, service, pod, begin, end = duty
     times = demand(rng, begin, pod.last(end, 180 * SECOND), 26)
     n = len(times)
     store = STORAGE[service.team % len(STORAGE)]
@@ -87,8 +105,9 @@ def _loader(world: World, rng: np.random.Generator, service: Service, pod: Pod, 
     world.connect(rng, times, spread(rng, 20e6, 0.9, n, 200_000, 380 * SECOND), pod.address, mirrors, HTTPS, *sizes)
 
 
-def _prometheus(world: World, rng: np.random.Generator, service: Service, pod: Pod, begin: int, end: int) -> None:
+def _prometheus(duty: _Duty) -> None:
     """Scrapes half the nodes once a minute."""
+    world, rng, _, pod, begin, end = duty
     for node in range(max(2, round(len(world.factory.nodes) * _SCRAPED))):
         times = beat(rng, begin, pod.last(end, 2 * SECOND), MINUTE, SECOND // 5)
         n = len(times)
@@ -97,16 +116,18 @@ def _prometheus(world: World, rng: np.random.Generator, service: Service, pod: P
         world.connect(rng, times, spread(rng, 25_000, 0.4, n, 4_000, 2 * SECOND), pod.address, target, EXPORTER, *sizes)
 
 
-def _gateway(world: World, rng: np.random.Generator, service: Service, pod: Pod, begin: int, end: int) -> None:
+def _gateway(duty: _Duty) -> None:
     """Keeps a watch on the API server: long connections, renewed every hour or so."""
+    world, rng, _, pod, begin, end = duty
     times = beat(rng, begin, pod.last(end, 60 * MINUTE), HOUR, 30 * SECOND)
     n = len(times)
     sizes = spread(rng, 20_000, 0.3, n, 2_000, 200_000), spread(rng, 700_000, 0.5, n, 20_000, 9 * MB)
     world.connect(rng, times, spread(rng, 3.3e9, 0.1, n, 60e6, 60 * MINUTE), pod.address, APISERVER, API, *sizes)
 
 
-def _backup(world: World, rng: np.random.Generator, service: Service, pod: Pod, begin: int, end: int) -> None:
+def _backup(duty: _Duty) -> None:
     """Every night a few very large flows from storage, and out to another site: egress that is as it should be."""
+    world, rng, _, pod, begin, end = duty
     first = begin - begin % DAY + 2 * HOUR + int(rng.integers(10 * MINUTE))
     times = np.array([t for t in first + np.arange(4) * 14 * MINUTE if begin <= t < pod.last(end, 15 * MINUTE)], np.int64)
     n = len(times)
@@ -117,8 +138,9 @@ def _backup(world: World, rng: np.random.Generator, service: Service, pod: Pod, 
     world.connect(rng, times + 20 * SECOND, took, pod.address, OFFSITE, HTTPS, volume, small)
 
 
-def _janitor(world: World, rng: np.random.Generator, service: Service, pod: Pod, begin: int, end: int) -> None:
+def _janitor(duty: _Duty) -> None:
     """Lists workloads twice an hour to know which images are in use."""
+    world, rng, _, pod, begin, end = duty
     caller = account(pod.account, pod.address, pod.credential, (pod.name, pod.uid))
     for time in beat(rng, begin, end, 30 * MINUTE, _JITTER).tolist():
         for i, team in enumerate(world.factory.teams):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from connectors.event import DAY, HOUR, MINUTE, SECOND
-from replay.simulate.factory import REGISTRY, SCANNER, STORAGE, User, address
+from replay.simulate.factory import User
 from replay.simulate.people import log_in
+from replay.simulate.places import REGISTRY, SCANNER, STORAGE, address
 from replay.simulate.registry import pull
 from replay.simulate.rhythm import is_weekend, spread
 from replay.simulate.wire import API, EXPORTER, HTTPS, KUBELET, SSH, WINRM, Port

@@ -7,9 +7,10 @@ import numpy as np
 from connectors.event import MINUTE, SECOND
 from replay.simulate.audit import Asked, event, person
 from replay.simulate.cluster import Cluster, Pod
-from replay.simulate.factory import APISERVER, GIT, INGRESS, KEYCLOAK, MAIL, MB, SLURM_LOGIN, WIKI, User, uuid
+from replay.simulate.factory import User, uuid
 from replay.simulate.journal import KEYCLOAK as LOGINS
 from replay.simulate.journal import KUBERNETES
+from replay.simulate.places import APISERVER, GIT, INGRESS, KEYCLOAK, MAIL, MB, SLURM_LOGIN, WIKI
 from replay.simulate.registry import pull
 from replay.simulate.rhythm import office, spread
 from replay.simulate.wire import API, CALLS, HTTPS, SMTPS, SSH, keycloak_event
@@ -61,22 +62,24 @@ def where(rng: np.random.Generator, user: User) -> str:
 def log_in(world: World, rng: np.random.Generator, user: User, place: str, begin: int, end: int) -> None:
     """A session at the identity provider: now and then a typo first, tokens, refreshes, sometimes a log-out."""
     owner, session, time = f"user:{user.name}", uuid(rng), begin
+    world.sessions.setdefault(owner, []).append(session)
 
-    def say(at: int, kind: str, signed_in: bool = True, **details: str) -> None:
-        who, during = (user.uid, session) if signed_in else (None, None)
-        world.write(LOGINS, at, keycloak_event(at, uuid(rng), kind, PORTAL, who, place, during, username=user.name, **details))
+    def say(at: int, kind: str, **details: str) -> None:
+        during = None if "error" in details else session
+        world.write(LOGINS, at, keycloak_event(at, uuid(rng), kind, PORTAL, user.uid, place, during, **details))
 
     while rng.random() < _TYPO:
-        say(time, "LOGIN_ERROR", signed_in=False, auth_method="openid-connect", error="invalid_user_credentials")
+        say(time, "LOGIN_ERROR", auth_method="openid-connect", username=user.name, error="invalid_user_credentials")
         time += int(rng.integers(4, 20)) * SECOND
-    say(time, "LOGIN", auth_method="openid-connect", auth_type="code", code_id=session, consent="no_consent_required")
+    # Only a login names the user; later events have the account's number.
+    say(time, "LOGIN", auth_method="openid-connect", auth_type="code", code_id=session, username=user.name)
     time += int(rng.integers(200_000, 2 * SECOND))
     kind, given = "CODE_TO_TOKEN", "authorization_code"
     opened = np.zeros(0, np.int64)
     while time < end:
         token = uuid(rng)
         say(time, kind, token_id=token, grant_type=given, refresh_token_id=uuid(rng), scope="openid profile", code_id=session)
-        world.issued(owner, token)
+        world.tokens.setdefault(owner, []).append(token)
         opened = np.append(opened, time)
         kind, given = "REFRESH_TOKEN", "refresh_token"
         time += _REFRESH + int(rng.integers(0, 25 * MINUTE))
@@ -100,7 +103,8 @@ def _browse(world: World, rng: np.random.Generator, user: User, place: str, begi
     anywhere = rng.integers(0, len(world.factory.internet), n)
     stray = rng.random(n) < 1 / 12
     sites = [
-        world.factory.internet[a] if odd else user.sites[f] for f, a, odd in zip(favourite.tolist(), anywhere.tolist(), stray.tolist(), strict=True)
+        world.factory.internet[a] if odd else user.sites[f]
+        for f, a, odd in zip(favourite.tolist(), anywhere.tolist(), stray.tolist(), strict=True)
     ]
     sizes = spread(rng, 5_000, 1.0, n, 300, 40 * MB), spread(rng, 60_000, 1.6, n, 300, 2_000 * MB)
     state = np.where(rng.random(n) < 0.02, "RSTR", np.where(rng.random(n) < 0.01, "S0", "SF")).tolist()
@@ -137,13 +141,15 @@ def _look_into_cluster(world: World, rng: np.random.Generator, user: User, place
         world.write(KUBERNETES, time, event(rng, time, caller, asked, code))
     n = len(times)
     sizes = spread(rng, 4_000, 0.5, n, 900, 90_000), spread(rng, 40_000, 1.0, n, 1_000, 20 * MB)
-    world.connect(rng, np.maximum(times - 60_000, begin), spread(rng, 300_000, 0.8, n, 70_000, 60 * SECOND), place, APISERVER, API, *sizes)
+    world.connect(
+        rng, np.maximum(times - 60_000, begin), spread(rng, 300_000, 0.8, n, 70_000, 60 * SECOND), place, APISERVER, API, *sizes
+    )
 
 
 def run_inside(world: World, rng: np.random.Generator, time: int, place: str, user: User, pod: Pod) -> None:
     """A person's ``kubectl exec`` into a pod: the API server reports that it began, and that it ended."""
-    caller, id = person(user, pod.namespace, place), uuid(rng)
+    caller, request = person(user, pod.namespace, place), uuid(rng)
     asked = Asked("get", "pods", pod.namespace, pod.name, "exec")
     ended = time + int(rng.integers(SECOND, 5 * MINUTE))
-    world.write(KUBERNETES, time, event(rng, time, caller, asked, 101, stage="ResponseStarted", id=id))
-    world.write(KUBERNETES, ended, event(rng, ended, caller, asked, 101, id=id))
+    world.write(KUBERNETES, time, event(rng, time, caller, asked, 101, stage="ResponseStarted", id=request))
+    world.write(KUBERNETES, ended, event(rng, ended, caller, asked, 101, id=request))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from connectors.event import SECOND
-from replay.simulate.factory import MB, REGISTRY, Blob, Model, uuid
+from replay.simulate.factory import Blob, Model, uuid
 from replay.simulate.journal import REGISTRY as NOTICES
+from replay.simulate.places import MB, REGISTRY
 from replay.simulate.wire import HTTPS, Peer, registry_event
 from replay.simulate.world import World
 

@@ -47,14 +47,15 @@ class Truth(msgspec.Struct, kw_only=True):
 
 
 class UserEntry(msgspec.Struct, kw_only=True):
-    """A person or bot. ``tokens``: ids of the access tokens issued on the last day."""
+    """A person or bot. ``tokens`` and ``sessions``: ids of all there ever were, oldest first."""
 
     name: str
     tokens: list[str]
+    sessions: list[str]
 
 
 class AccountEntry(msgspec.Struct, kw_only=True):
-    """A service account. ``tokens``: ids of the credentials its pods got."""
+    """A service account. ``tokens``: ids of the credentials its pods held, oldest first."""
 
     namespace: str
     name: str
@@ -77,7 +78,7 @@ class PodEntry(msgspec.Struct, kw_only=True, rename={"begins": "from", "ends": "
 
 
 class JobEntry(msgspec.Struct, kw_only=True):
-    """A Slurm job as it is at the end."""
+    """A Slurm job as it is at the end. ``id``: the name of its identity, ``slurm/<cluster>/<number>``."""
 
     id: str
     user: str
@@ -85,7 +86,7 @@ class JobEntry(msgspec.Struct, kw_only=True):
 
 
 class Inventory(msgspec.Struct, kw_only=True):
-    """All there is and was. A service account's name is its user name where it is a bot's."""
+    """All there is and was. Bots are among the users: Keycloak knows them by such a name."""
 
     version: int = TRUTH_VERSION
     users: list[UserEntry]

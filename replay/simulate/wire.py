@@ -24,6 +24,8 @@ _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _WEIGHTS = "application/vnd.cncf.model.weight.v1.raw"
 _REGISTRY_HOST = "registry.factory.example"
 _REALM = "factory"
+#: What Slurm calls itself.
+CLUSTER = "factory"
 
 
 class Port(NamedTuple):
@@ -108,12 +110,16 @@ def conns(
     service = f',"service":"{port.name}"' if port.name else ""
     times, lines = [], []
     for ts, lasted, uid, source, source_port, target, sent, got, ended, sent_packets, got_packets in columns:
-        head = f'{{"ts":{seconds(ts)},"uid":"C{uid.decode()}","id.orig_h":"{source}","id.orig_p":{source_port},"id.resp_h":"{target}"{tail}'
+        head = f'{{"ts":{seconds(ts)},"uid":"C{uid.decode()}","id.orig_h":"{source}","id.orig_p":{source_port}'
+        head += f',"id.resp_h":"{target}"{tail}'
         local = f'"local_orig":{_local(source)},"local_resp":{_local(target)},"missed_bytes":0'
         history = _HISTORY[ended] if port.proto == "tcp" else ("D" if ended == "S0" else "Dd")
         if ended == "S0":
             times.append(ts)
-            line = f'{head},"conn_state":"S0",{local},"history":"{history}","orig_pkts":1,"orig_ip_bytes":60,"resp_pkts":0,"resp_ip_bytes":0}}'
+            line = (
+                f'{head},"conn_state":"S0",{local},"history":"{history}",'
+                f'"orig_pkts":1,"orig_ip_bytes":60,"resp_pkts":0,"resp_ip_bytes":0}}'
+            )
         elif ended == "REJ":
             times.append(ts + lasted)
             line = (
@@ -247,7 +253,7 @@ def slurm_record(job: SlurmJob, finished: bool) -> bytes:
         "work_dir": f"/scratch/{job.team}/{job.user}",
         "std_in": "/dev/null",
         "std_out": "slurm-%j.out",
-        "cluster": "factory",
+        "cluster": CLUSTER,
         "qos": "normal",
         "ntasks": 0,
         "ntasks_per_node": 0,
@@ -265,7 +271,9 @@ def slurm_record(job: SlurmJob, finished: bool) -> bytes:
     return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
 
 
-def keycloak_event(time: int, id: str, kind: str, client: str, user: str | None, address: str, session: str | None, **details: str) -> bytes:
+def keycloak_event(
+    time: int, id: str, kind: str, client: str, user: str | None, address: str, session: str | None, **details: str
+) -> bytes:
     """One Keycloak user event as its event listeners serialise it; the time is in milliseconds. ``error`` goes beside the details."""
     error = details.pop("error", None)
     record = {

@@ -8,10 +8,16 @@ import numpy as np
 
 from connectors.event import DAY, MINUTE
 from connectors.names import stable_hash
-from replay.simulate.factory import DNS, Factory, User
+from replay.simulate.factory import Factory, User
 from replay.simulate.journal import CONN, Journal
+from replay.simulate.places import DNS
 from replay.simulate.rhythm import is_weekend, spread
 from replay.simulate.wire import DOMAIN, Port, conns
+
+
+def randomness(seed: int, concern: str, *key: int) -> np.random.Generator:
+    """The random numbers of one concern, the same in every run."""
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, stable_hash(concern), *key])))
 
 
 @dataclass
@@ -19,17 +25,17 @@ class World:
     """The simulation's constants, and the only way to randomness and to the files.
 
     ``start``: midnight of day 0, microseconds UTC. ``label``: what the records added now are part of ("" = everyday life).
-    ``tokens``: by owner (normalised identity) the tokens issued on the current day.
+    ``tokens`` and ``sessions``: ids by owner (normalised identity).
     """
 
     factory: Factory
     seed: int
     start: int
     days: int
-    scale: float
     journal: Journal
     label: str = ""
     tokens: dict[str, list[str]] = field(default_factory=dict)
+    sessions: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def end(self) -> int:
@@ -38,15 +44,11 @@ class World:
 
     def rng(self, concern: str, *key: int) -> np.random.Generator:
         """Randomness of one concern, day and actor: nothing else draws from it, so that nothing else can shift it."""
-        return np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, stable_hash(concern), *key])))
+        return randomness(self.seed, concern, *key)
 
     def midnight(self, day: int) -> int:
         """When a day begins, UTC."""
         return self.start + day * DAY
-
-    def issued(self, owner: str, token: str) -> None:
-        """Remember a token that was issued."""
-        self.tokens.setdefault(owner, []).append(token)
 
     def write(self, file: str, time: int, line: bytes) -> None:
         """Add a record."""
@@ -72,7 +74,9 @@ class World:
     def look_up(self, rng: np.random.Generator, start: np.ndarray, orig: str | list[str]) -> None:
         """Add DNS queries."""
         n = len(start)
-        self.connect(rng, start, spread(rng, 1500, 0.8, n, 150, 900_000), orig, DNS, DOMAIN, rng.integers(28, 60, n), rng.integers(60, 300, n))
+        self.connect(
+            rng, start, spread(rng, 1500, 0.8, n, 150, 900_000), orig, DNS, DOMAIN, rng.integers(28, 60, n), rng.integers(60, 300, n)
+        )
 
     def shift(self, user: User, day: int) -> tuple[int, int] | None:
         """When a user is at work on a day (microseconds UTC), or None. The shift of a western site may end after midnight UTC."""
