@@ -9,6 +9,7 @@ from __future__ import annotations
 import time as wall
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Protocol
 
 import numpy as np
@@ -115,7 +116,7 @@ class Pipeline:
     def run(self, logs: list[Log], places: list[Place] | None = None, limit: int | None = None) -> Iterator[Tally]:
         """Read all logs to their end, or up to ``limit`` events. Yields after every batch; ``places`` is kept up to date."""
         places = places if places is not None else [Place() for _ in logs]
-        self.cores.fusion.paths = tuple(log.path for log in logs)
+        self.cores.fusion.paths = _titles([log.path for log in logs])
         merge = Merge(len(logs))
         guards = []
         for place in places:
@@ -207,3 +208,9 @@ class Pipeline:
                 place.records = max(place.records, int(record.max()) + 1)
                 newest = int(block.time[mine].max())
                 place.clock = newest if place.clock is None else max(place.clock, newest)
+
+
+def _titles(paths: list[str]) -> tuple[str, ...]:
+    """What alerts call the logs: the file name where that tells them apart, so that where a trace lies changes no result."""
+    names = [PurePath(path).name or path for path in paths]
+    return tuple(names if len(set(names)) == len(names) else paths)

@@ -69,7 +69,7 @@ class RiverView(AnomalyDetector):
     def _visit(self, x: dict[Hashable, Any], learn: bool) -> np.ndarray:
         actor = np.array([x["actor"]], np.uint64)
         object_ = np.array([x["object"]], np.uint64)
-        time = np.array([int(x["time"] * 1e6)])
+        time = np.array([round(x["time"] * 1e6)])
         there, back = np.empty(1, np.uint64), np.empty(1, np.uint64)
         pair_keys(actor, object_, there)
         pair_keys(object_, actor, back)

@@ -6,7 +6,6 @@ Exit codes: 0 done; 2 a mistake in the command or the configuration; 3 an input 
 
 from __future__ import annotations
 
-import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -14,10 +13,6 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
-import connectors
-import detector
-import models
-import replay
 from connectors import ocsf
 from connectors.sources import INPUTS, available
 from connectors.sources.table import read_mapping
@@ -47,15 +42,6 @@ def _fail(text: str, code: int) -> NoReturn:
     for line in text.splitlines():
         errors.print(f"tocsin: {screen.printable(line)}")
     raise typer.Exit(code)
-
-
-def _beside() -> None:
-    """Refuse to run on packages that are not ours: the names are common, and another distribution may have put its own on top."""
-    home = Path(replay.__file__).parent.parent
-    for package in (connectors, models, detector):
-        place = Path(str(package.__file__)).parent.parent
-        if place != home:
-            sys.exit(f"tocsin: package '{package.__name__}' comes from {place}, not from {home}: another distribution shadows it")
 
 
 def _config(path: Path | None) -> Config:
@@ -201,7 +187,6 @@ def _version() -> str:
 
 def main() -> None:
     """Run the command."""
-    _beside()
     app()
 
 

@@ -155,7 +155,7 @@ class BelievesEverything(Plain):
         own[1] += (math.log1p(rows.moved[i]) - own[1]) / min(own[0], self.pace)
 
 
-class SpeaksForEveryone(Plain):
+class SpeaksForEveryone(BelievesEverything):
     def row(self, rows: Rows, i: int, own: np.ndarray, scalars: np.ndarray, out: np.ndarray) -> None:
         everyone = np.array([scalars[0], scalars[1], scalars[2]])
         super().row(rows, i, everyone, np.zeros(1), out)

@@ -305,6 +305,8 @@ def test_gpus_asked_for_are_counted_where_the_request_is_recorded() -> None:
     job = {"spec": {"parallelism": 2, "template": {"spec": {"containers": containers}}}}
     assert one(request("create", "jobs", "train", requestObject=job))["gpus"] == 8.0
     assert one(request("create", "pods", "train", requestObject={"spec": {"containers": containers}}))["gpus"] == 4.0
+    fraction = {"spec": {"containers": [{"resources": {"limits": {"nvidia.com/gpu": "0.5"}}}]}}
+    assert "gpus" not in one(request("create", "pods", "train", requestObject=fraction))
     assert "gpus" not in one(request("create", "pods", "train"))
 
 

@@ -79,6 +79,7 @@ def test_outcomes_follow_the_state(state: str, outcome: str) -> None:
 def test_a_job_cancelled_while_it_waited_held_no_gpus_for_no_time(start: str | None, elapsed: int) -> None:
     row = one(**{"@start": start}, elapsed=elapsed, state="CANCELLED")
     assert (row["action"], row["outcome"], row["duration"], row["gpu_seconds"]) == ("end", "unknown", 0.0, 0.0)
+    assert one(**{"@start": start}, elapsed=elapsed, tres_alloc=None)["gpu_seconds"] == 0.0
 
 
 def test_time_is_counted_between_start_and_end_and_not_taken_from_elapsed() -> None:

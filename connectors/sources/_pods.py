@@ -70,7 +70,7 @@ class Written(msgspec.Struct):
 
 
 class _Resources(msgspec.Struct):
-    limits: dict[str, str | float] | None = None
+    limits: dict[str, str | int | float] | None = None
 
 
 class _Container(msgspec.Struct):

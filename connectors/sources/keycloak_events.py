@@ -129,7 +129,8 @@ class KeycloakEvents:
     limits: ClassVar[str] = (
         "the REST API has only what the realm is set to keep, by default no refreshes; a JSON event listener has them; a logout by an "
         "administrator is an admin event; clients in admin paths have an internal id, not their client id; tokens are issued to the "
-        "address of the application's server where that asks for them; behind a proxy ipAddress is what the proxy says"
+        "address of the application's server where that asks for them; behind a proxy ipAddress is what the proxy says; the name of a "
+        "login is the one that was typed, so a realm with login by e-mail names one user in two ways"
     )
     example: ClassVar[str] = (
         '{"id":"00435000","time":1795214848306,"type":"LOGIN","realmId":"tocsin","clientId":"tocsin-lab","userId":"cdf56084-83c7-46fa",'

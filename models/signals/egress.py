@@ -15,6 +15,9 @@ from models.signals.magnitude import ALL_RATE, FLOOR, HEAVY, LEAN, teach, teach_
 SMALLEST_MODEL = float(1 << 20)
 #: Lessons in which a newcomer's baseline is found: two days, because a sum with a day's memory takes as long to fill.
 FINDING = 48.0
+#: Deviations above the mean that an hour teaches at most. At 1 a node that moves much on some days and little on others never gets a
+#: baseline that knows both, because exceedances then cannot widen the variance.
+MOST_TAUGHT = 2.0
 #: Models seen before their mean size is believed.
 ENOUGH_MODELS = 10.0
 #: What the bytes of a registry count (``connectors.event.Basis.object``): no sensor of flows counts that, so both add up apart.
@@ -75,7 +78,7 @@ def _egress(
         # One lesson an hour, of the level reached.
         if row[5] == 0.0 or passed(now, row[5], hour_unit(sizes[3]), HOUR):
             row[5] = now
-            teach(row, winsorised(value, mean, deviation, row[0], FINDING))
+            teach(row, winsorised(value, mean, deviation, row[0], FINDING, MOST_TAUGHT))
             teach_all(all_, value)
         if sizes[2] != 0.0 and now > sizes[2]:
             sizes[3] += min(now - sizes[2], DAY)
@@ -87,8 +90,8 @@ class Egress(Signal):
 
     Idea: theft of weights moves a model's size, at once or in drips. In units of a model's size small talk is all alike (near zero)
     and only an amount that could be a model stands out. The size is that of the object the typical byte lies in, over objects of
-    1 MiB and more that registry records show; until ten are seen, ``model_bytes``. What is read from a registry and what is sent over the network
-    are two sums.
+    1 MiB and more that registry records show; until ten are seen, ``model_bytes``. What is read from a registry and what is sent
+    over the network are two sums.
     Fails on a drip slower than the memory, and on actors whose trade is moving models. Cost: two logarithms and an exponential an
     event, 112 bytes an actor. Parameters: ``model_bytes``, ``memory_hours``.
     """
