@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -15,16 +16,16 @@ from connectors.names import Names
 START = 1_704_067_200 * SECOND
 
 
-def row(names: Names, record: int, time: int, actor: str, object: str, detail: str = "", **more: object) -> Row:
+def row(names: Names, record: int, time: int, actor: str, object: str, detail: str = "", **more: Any) -> Row:
     """An event of a flow, unless ``more`` says otherwise."""
-    given: dict[str, object] = {"stream": Stream.flow, "action": Action.connect, "outcome": Outcome.ok, "uid": f"u{record}"}
+    given: dict[str, Any] = {"stream": Stream.flow, "action": Action.connect, "outcome": Outcome.ok, "uid": f"u{record}"}
     return Row(
         record=record,
         time=time,
         actor=names.code(actor),
         object=names.code(object),
         detail=names.code(detail) if detail else -1,
-        **(given | more),  # type: ignore[arg-type]  # fields of Row
+        **(given | more),
     )
 
 
@@ -41,10 +42,10 @@ def log(n: int, seed: int = 0, actors: int = 12, objects: int = 8, hours: float 
         size = rng.lognormvariate(18.0, 1.0) * (1e4 if rng.random() < 0.01 else 1.0)
         outcome = Outcome.denied if rng.random() < 0.05 else Outcome.ok
         if who % 2:
-            pulled = {"stream": Stream.registry, "action": Action.pull, "bytes_in": size, "bytes_basis": Basis.object}
+            pulled: dict[str, Any] = {"stream": Stream.registry, "action": Action.pull, "bytes_in": size, "bytes_basis": Basis.object}
             rows.append(row(names, record, time - late, f"user:u{who}", f"model:lab/m{what}", outcome=outcome, **pulled))
         else:
-            sent = {"bytes_out": size if rng.random() < 0.8 else np.nan, "bytes_basis": Basis.payload}
+            sent: dict[str, Any] = {"bytes_out": size if rng.random() < 0.8 else np.nan, "bytes_basis": Basis.payload}
             port = rng.choice(["443/tcp", "443/tcp", "22/tcp"])
             rows.append(row(names, record, time - late, f"ip:10.0.0.{who}", f"host:h{what}", port, outcome=outcome, **sent))
         if rng.random() < 0.01:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import msgspec
 
 from connectors.event import EARLIEST, LATEST, SECOND, Reject
 from connectors.sources import LONGEST_RECORD, later
-
-T = TypeVar("T")
 
 _PATH = re.compile(r" - at `\$\.?([^`]*)`$")
 _MISSING = re.compile(r"missing required field `([^`]*)`")
@@ -25,31 +22,6 @@ class BadRecord(ValueError):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
-
-
-class Records(Generic[T]):
-    """Decodes batches of JSON records into ``T``, a msgspec Struct."""
-
-    def __init__(self, struct: type[T]) -> None:
-        self._decode = msgspec.json.Decoder(struct).decode
-
-    def decode(self, records: Sequence[bytes]) -> tuple[list[T], list[int] | None, list[Reject]]:
-        """(items, their record indices, rejects). The indices are None when every record was good: index i is record i."""
-        decode = self._decode
-        try:
-            return [decode(record) for record in records], None, []
-        except (ValueError, RecursionError):  # msgspec's errors are ValueErrors, as is bad UTF-8
-            pass
-        items: list[T] = []
-        index: list[int] = []
-        rejects: list[Reject] = []
-        for i, record in enumerate(records):
-            try:
-                items.append(decode(record))
-                index.append(i)
-            except (ValueError, RecursionError) as error:
-                rejects.append(explain(i, record, error))
-        return items, index, rejects
 
 
 def explain(index: int, record: bytes, error: Exception) -> Reject:

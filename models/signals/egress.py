@@ -53,12 +53,6 @@ def _egress(
             # The same transfer seen by a sensor that counts differently must not add up twice.
             out[:, i] = math.nan
             continue
-        if learn[i] and model[i] and moved[i] >= SMALLEST_MODEL:
-            # The mean over bytes, not over objects: layers and shards are many, weights are where the bytes are.
-            sizes[1] += 1.0
-            sizes[4] += max(ALL_RATE, 1.0 / sizes[1]) * (moved[i] - sizes[4])
-            share = max(ALL_RATE, 1.0 / sizes[1]) * moved[i] / sizes[4]
-            sizes[0] += min(share, 1.0) * (math.log(moved[i]) - sizes[0])
         size = math.exp(sizes[0]) if sizes[1] >= ENOUGH_MODELS else assumed
         total = row[3] * math.exp(-max(now - row[4], 0.0) / memory) + moved[i]
         value = math.log1p(total / size)
@@ -72,6 +66,12 @@ def _egress(
         out[3, i] = math.expm1(min(mean + 2.0 * deviation, 80.0))
         if not learn[i]:
             continue
+        if model[i] and moved[i] >= SMALLEST_MODEL:
+            # The mean over bytes, not over objects: layers and shards are many, weights are where the bytes are.
+            sizes[1] += 1.0
+            sizes[4] += max(ALL_RATE, 1.0 / sizes[1]) * (moved[i] - sizes[4])
+            share = max(ALL_RATE, 1.0 / sizes[1]) * moved[i] / sizes[4]
+            sizes[0] += min(share, 1.0) * (math.log(moved[i]) - sizes[0])
         row[6] = basis[i]
         row[3] = total
         row[4] = now
@@ -112,7 +112,7 @@ class Egress(Signal):
         return {"actor": tuple(f"{way}_{field}" for way in ("sent", "read") for field in SUM)}
 
     def scalars(self) -> tuple[str, ...]:
-        """Mean ln size of models and how many, clock and age, mean bytes of one; then lessons, mean and variance of everyone, for each sum."""
+        """Mean ln size of models, how many, clock, age, mean bytes; then lessons, mean and variance of everyone, for each sum."""
         return ("ln_size", "sizes", "now", "age", "bytes", *(f"{way}_{field}" for way in ("sent", "read") for field in SUM[:3]))
 
     def surprise(self, rows: Rows, tables: dict[str, np.ndarray], scalars: np.ndarray, out: np.ndarray) -> None:
