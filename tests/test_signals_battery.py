@@ -259,6 +259,9 @@ def _ladder(name: str) -> list[tuple[Events, Events]]:
         return [(joined(calm, events([now] * many, refused=1.0)), last(refused=1.0)) for many in (0, 1, 3, 10, 100)]
     if name == "rarity":
         return [(joined(steady(days), events([now], 5)), last(actor=who)) for days, who in ((3.0, 1), (3.0, 5), (3.0, 77))]
+    if name == "fanout":
+        met = [events([now - 1_000_000] * many, 1, np.arange(500, 500 + many)) if many else calm.take([0]) for many in (0, 2, 8, 40)]
+        return [(_in_order(calm, new), events([now], 1, 999)) for new in met]
     # Acquaintance: met on twelve, five, one day and never; all others keep meeting.
     days = [START + int(day * DAY) for day in range(12)]
     rest = [events([day + int(HOUR), day + int(2 * HOUR)], 2, np.array([103, 101])) for day in days]
@@ -278,6 +281,7 @@ RISES = {
     "magnitude": "more bytes",
     "egress": "more bytes",
     "denied": "more refusals",
+    "fanout": "more new partners before it",
     "novelty": "less acquaintance",
     "rarity": "less activity",
 }

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
+import msgspec
 import numpy as np
 from numba import njit
 
@@ -11,8 +13,8 @@ from models.kernels import DAY, HOUR, hour_unit, passed, t_tail
 from models.signals import Rows, Signal, Visit
 from models.signals.magnitude import ALL_RATE, FLOOR, HEAVY, LEAN, teach, teach_all, winsorised
 
-#: A blob or object below this is no weights: it tells nothing about the size of models. 1 MiB.
-SMALLEST_MODEL = float(1 << 20)
+#: A blob or object below this is a layer or a shard, no weights: it tells nothing about the size of models. 100 MiB.
+SMALLEST_MODEL = float(100 << 20)
 #: Lessons in which a newcomer's baseline is found: two days, because a sum with a day's memory takes as long to fill.
 FINDING = 48.0
 #: Deviations above the mean that an hour teaches at most. At 1 a node that moves much on some days and little on others never gets a
@@ -66,20 +68,17 @@ def _egress(
         out[3, i] = math.expm1(min(mean + 2.0 * deviation, 80.0))
         if not learn[i]:
             continue
-        if model[i] and moved[i] >= SMALLEST_MODEL:
-            # The mean over bytes, not over objects: layers and shards are many, weights are where the bytes are.
-            sizes[1] += 1.0
-            sizes[4] += max(ALL_RATE, 1.0 / sizes[1]) * (moved[i] - sizes[4])
-            share = max(ALL_RATE, 1.0 / sizes[1]) * moved[i] / sizes[4]
-            sizes[0] += min(share, 1.0) * (math.log(moved[i]) - sizes[0])
         row[6] = basis[i]
         row[3] = total
         row[4] = now
-        # One lesson an hour, of the level reached.
+        # One lesson an hour, of the level reached and of a model's size: whoever moves the most does not set the scale.
         if row[5] == 0.0 or passed(now, row[5], hour_unit(sizes[3]), HOUR):
             row[5] = now
             teach(row, winsorised(value, mean, deviation, row[0], FINDING, MOST_TAUGHT))
             teach_all(all_, value)
+            if model[i] and moved[i] >= SMALLEST_MODEL:
+                sizes[1] += 1.0
+                sizes[0] += max(ALL_RATE, 1.0 / sizes[1]) * (math.log(moved[i]) - sizes[0])
         if sizes[2] != 0.0 and now > sizes[2]:
             sizes[3] += min(now - sizes[2], DAY)
         sizes[2] = max(sizes[2], now)
@@ -89,8 +88,8 @@ class Egress(Signal):
     """Student-t tail of ln(1 + v), v = decayed sum of the bytes an actor moved, in sizes of a model's weights.
 
     Idea: theft of weights moves a model's size, at once or in drips. In units of a model's size small talk is all alike (near zero)
-    and only an amount that could be a model stands out. The size is that of the object the typical byte lies in, over objects of
-    1 MiB and more that registry records show; until ten are seen, ``model_bytes``. What is read from a registry and what is sent
+    and only an amount that could be a model stands out. The size is the geometric mean of the objects of 100 MiB and more that
+    registry records show, one an actor and hour; until ten are seen, ``model_bytes``. What is read from a registry and what is sent
     over the network are two sums.
     Fails on a drip slower than the memory, and on actors whose trade is moving models. Cost: two logarithms and an exponential an
     event, 112 bytes an actor. Parameters: ``model_bytes``, ``memory_hours``.
@@ -99,8 +98,8 @@ class Egress(Signal):
     unit = "model-sizes"
 
     weight: float = 0.3
-    model_bytes: float = 4e9
-    memory_hours: float = 24.0
+    model_bytes: Annotated[float, msgspec.Meta(ge=1e6, le=1e15)] = 4e9
+    memory_hours: Annotated[float, msgspec.Meta(gt=0, le=8760)] = 24.0
 
     @property
     def visit(self) -> Visit:
@@ -112,8 +111,8 @@ class Egress(Signal):
         return {"actor": tuple(f"{way}_{field}" for way in ("sent", "read") for field in SUM)}
 
     def scalars(self) -> tuple[str, ...]:
-        """Mean ln size of models, how many, clock, age, mean bytes; then lessons, mean and variance of everyone, for each sum."""
-        return ("ln_size", "sizes", "now", "age", "bytes", *(f"{way}_{field}" for way in ("sent", "read") for field in SUM[:3]))
+        """Mean ln size of models and how many, clock and age; then lessons, mean and variance of everyone, for each sum."""
+        return ("ln_size", "sizes", "now", "age", *(f"{way}_{field}" for way in ("sent", "read") for field in SUM[:3]))
 
     def surprise(self, rows: Rows, tables: dict[str, np.ndarray], scalars: np.ndarray, out: np.ndarray) -> None:
         """See the contract."""
@@ -125,8 +124,8 @@ class Egress(Signal):
             rows.model,
             rows.slots["actor"],
             tables["actor"],
-            scalars[:5],
-            scalars[5:].reshape(2, 3),
+            scalars[:4],
+            scalars[4:].reshape(2, 3),
             self.model_bytes,
             self.memory_hours * HOUR,
             out,

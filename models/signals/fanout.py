@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
+import msgspec
 import numpy as np
 from numba import njit
 
@@ -56,7 +58,7 @@ class Fanout(Signal):
     unit = "new partners in an hour"
 
     weight: float = 0.1
-    memory_hours: float = 1.0
+    memory_hours: Annotated[float, msgspec.Meta(gt=0, le=8760)] = 1.0
 
     @property
     def visit(self) -> Visit:
