@@ -31,6 +31,10 @@ _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _any = msgspec.json.Decoder().decode
 
 
+#: How much of a rejected record goes to the dead letters.
+LETTER_BYTES = 1024
+
+
 class TraceError(ValueError):
     """A file that cannot be read as a trace: the message names it and says what was found."""
 
@@ -69,6 +73,7 @@ class Trace:
                     numbers, records, header = numbers[1:], records[1:], 1
                 self.bytes_read = lines.bytes_read
                 decoded = source.decode(records)
+                decoded.rejects = [reject._replace(raw=records[reject.record][:LETTER_BYTES]) for reject in decoded.rejects]
                 yield _numbered(decoded, numbers - header, [reject._replace(record=reject.record - header) for reject in rejects])
         self.bytes_read = self.total_bytes
 

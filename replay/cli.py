@@ -1,7 +1,7 @@
 """The ``tocsin`` command.
 
 Exit codes: 0 done; 2 a mistake in the command or the configuration; 3 an input that cannot be read, or holds nothing to score;
-4 a state file that cannot be used; 5 nothing found (``explain``); 130 interrupted.
+4 a state file or a ledger that cannot be used; 5 nothing found (``explain``); 130 interrupted.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from rich.console import Console
 
 from connectors import ocsf
 from connectors.sources import INPUTS, available
-from connectors.sources.table import read_mapping
+from connectors.sources.table import MappingError, read_mapping
 from connectors.trace import TraceError
 from detector.checkpoint import StateError
 from detector.config import Config, ConfigError, read
+from detector.ledger import LedgerFailed
 from detector.respond import observer
 from replay import screen
 from replay.explain import explain as explained
@@ -55,10 +56,12 @@ def _run(plan: Plan, watcher: screen.Screen) -> Summary:
     try:
         with watcher:
             return play(plan, observer(plan.config.respond), watcher)
-    except (TraceError, OSError) as error:
-        _fail(str(error), UNREADABLE)
-    except (StateError, ConfigError) as error:
+    except (StateError, LedgerFailed) as error:
         _fail(str(error), STATE)
+    except ConfigError as error:
+        _fail(str(error), MISTAKE)
+    except (TraceError, MappingError, OSError) as error:
+        _fail(str(error), UNREADABLE)
     except KeyboardInterrupt:
         _fail("interrupted; a state file keeps its last checkpoint", 130)
 
@@ -78,6 +81,8 @@ def demo(
         run_demo(days, seed, scale, out, json_)
     except (TraceError, OSError) as error:
         _fail(str(error), UNREADABLE)
+    except LedgerFailed as error:
+        _fail(str(error), STATE)
     except ValueError as error:
         _fail(str(error), MISTAKE)
     except KeyboardInterrupt:
@@ -132,14 +137,20 @@ def replay_(
 @app.command()
 def sources() -> None:
     """The formats that can be read, and the signals that each can and cannot feed."""
-    out = Console(highlight=False, markup=False, soft_wrap=True)
+    signals = read(None).learners()
+    text: list[str] = []
     for name, source in available().items():
-        cannot = [word for word in INPUTS if word not in source.feeds]
-        out.print(f"{name}: {source.title}")
-        out.print(f"    feeds      {', '.join(word for word in INPUTS if word in source.feeds)}")
-        out.print(f"    cannot     {', '.join(cannot) or 'nothing is missing'}")
-        out.print(f"    mind       {source.limits}")
-    out.print("\nInputs: " + "; ".join(f"{word} = {meaning}" for word, meaning in INPUTS.items()))
+        can = [signal for signal, learner in signals.items() if learner.needs in source.feeds]
+        cannot = [signal for signal in signals if signal not in can]
+        lacks = [word for word in INPUTS if word not in source.feeds]
+        text += [
+            f"{name}: {source.title}",
+            f"    feeds      {', '.join(can) or 'no signal by itself'}",
+            f"    cannot     {', '.join(cannot) or 'every signal is fed'}",
+            f"    lacks      {', '.join(lacks) or 'nothing'}",
+            f"    mind       {source.limits}",
+        ]
+    screen.page([*text, "", "lacks: " + "; ".join(f"{word} = {meaning}" for word, meaning in INPUTS.items())])
 
 
 @app.command()

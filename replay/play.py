@@ -26,8 +26,6 @@ from detector.respond import Responder
 CHECKPOINT_EVENTS = 2_000_000
 #: Bytes of a log that tell it from others, so that a state knows how far it was read.
 FINGERPRINT_BYTES = 4096
-#: Bytes of a rejected record that go to the dead letters.
-LETTER_BYTES = 1024
 
 
 class Summary(msgspec.Struct, kw_only=True):
@@ -168,6 +166,7 @@ def _letter(letters: IO[bytes] | None, traces: list[Trace]) -> Callable[[str, Re
                 "source": sources.get(path, ""),
                 "path": path,
                 "record": reject.record,
+                "raw": reject.raw.decode("utf-8", "backslashreplace"),
             }
             letters.write(orjson.dumps(letter, option=orjson.OPT_APPEND_NEWLINE))
 

@@ -451,3 +451,20 @@ def test_a_bad_learner_is_caught(check: Callable[[Make], None], learner: type[Pl
 
 def test_every_check_is_shown_to_fail() -> None:
     assert {check for check, _ in BAD} == set(CHECKS)
+
+
+def test_one_scan_does_not_make_scanning_usual_for_anyone() -> None:
+    calm = steady(6.0)
+    stage = Stage(learners()["fanout"])
+    stage.play(calm)
+    now = _later(2.0, calm)
+
+    def scan(many: int, at: int, first: int, who: int) -> Events:
+        return events([at + i * SECOND // 10 for i in range(many)], who, np.arange(first, first + many))
+
+    again = [scan(200, now + int(25 * HOUR), 50_000, who) for who in (1, 2, 88)]
+    before = [stage.probe(each)[0][SURPRISE].max() for each in again]
+    stage.play(scan(5000, now, 100_000, 1))
+    stage.play(scan(1, now + int(3 * HOUR), 200_000, 1))
+    after = [stage.probe(each)[0][SURPRISE].max() for each in again]
+    assert all(b >= 0.5 * a > 1.0 for a, b in zip(before, after, strict=True)), (before, after)

@@ -66,6 +66,8 @@ class Signal(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     drifts: ClassVar[bool] = False
     #: The unit of seen, expected and usual.
     unit: ClassVar[str] = ""
+    #: What a source must say for it: one of the inputs that sources declare.
+    needs: ClassVar[str] = "who-to-whom"
     #: Whether the state is all in the tables, so that it can be kept over a restart.
     durable: ClassVar[bool] = True
 

@@ -87,6 +87,7 @@ class Denied(Signal):
     """
 
     unit = "refusals this hour"
+    needs = "outcome"
 
     weight: float = 0.1
     memory_days: Annotated[float, msgspec.Meta(gt=0, le=3650)] = 7.0

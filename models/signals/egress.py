@@ -96,6 +96,7 @@ class Egress(Signal):
     """
 
     unit = "model-sizes"
+    needs = "bytes"
 
     weight: float = 0.3
     model_bytes: Annotated[float, msgspec.Meta(ge=1e6, le=1e15)] = 4e9

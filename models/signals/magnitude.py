@@ -125,6 +125,7 @@ class Magnitude(Signal):
     """
 
     unit = "bytes"
+    needs = "bytes"
 
     weight: float = 0.3
 

@@ -75,6 +75,7 @@ class Rate(Signal):
     """
 
     unit = "events a minute"
+    needs = "rate"
 
     weight: float = 0.03
     of: Literal["actor", "object", "pair"] = "actor"
