@@ -17,7 +17,7 @@ from connectors.names import Names
 
 #: Hops from an address to whoever answers for it: ip, pod, service account or workload, user, and one to spare.
 LONGEST_CHAIN = 5
-#: Bindings kept of one subject; the oldest go first.
+#: Bindings kept of one subject; those that repeat the one before go first, then the oldest.
 LONGEST_HISTORY = 64
 
 _ALWAYS = (-(1 << 62), 1 << 62)
@@ -58,17 +58,22 @@ class Bindings:
         place = bisect_right(times, binding.time)
         if place and times[place - 1] == binding.time:
             targets[place - 1] = binding.target
-        elif not place or targets[place - 1] != binding.target:
+        else:
+            # Also where it repeats the one in force: one from in between may still arrive.
             times.insert(place, binding.time)
             targets.insert(place, binding.target)
-        del times[:-LONGEST_HISTORY], targets[:-LONGEST_HISTORY]
+        if len(times) > LONGEST_HISTORY:
+            repeats = (i for i in range(1, len(targets)) if targets[i] == targets[i - 1])
+            spare = next(repeats, 0)
+            del times[spare], targets[spare]
 
-    def principal(self, identity: str, time: int) -> tuple[str, int, int]:
-        """(who answers for ``identity`` at ``time``, and the span of time [from, to) in which that holds as far as is known)."""
+    def chain(self, identity: str, time: int) -> tuple[list[str], int, int]:
+        """(``identity`` and who stood for whom at ``time``, to the one who answers for it; the span [from, to) in which that holds
+        as far as is known)."""
         begin, end = _ALWAYS
-        seen = {identity}
+        links = [identity]
         for _ in range(LONGEST_CHAIN):
-            times = self._times.get(identity)
+            times = self._times.get(links[-1])
             if times is None:
                 break
             place = bisect_right(times, time)
@@ -77,15 +82,20 @@ class Bindings:
             if place == 0:
                 break
             begin = max(begin, times[place - 1])
-            target = self._targets[identity][place - 1]
-            if target is None or target in seen:
+            target = self._targets[links[-1]][place - 1]
+            if target is None or target in links:
                 break
-            seen.add(target)
-            identity = target
-        return identity, begin, end
+            links.append(target)
+        return links, begin, end
+
+    def principal(self, identity: str, time: int) -> tuple[str, int, int]:
+        """(who answers for ``identity`` at ``time``, and the span of time [from, to) in which that holds as far as is known)."""
+        links, begin, end = self.chain(identity, time)
+        return links[-1], begin, end
 
     def resolve(self, block: Block, bindings: Sequence[tuple[int, Binding]]) -> None:
-        """Replace actors and objects by their principals, in place; ``via`` keeps the actor that the record named.
+        """Replace actors and objects by their principals, in place; ``via`` keeps what carried the act: the pod behind an address,
+        else what the record named.
 
         ``bindings``: (row before which it takes effect, binding), in order. A row sees the bindings of earlier records only, so that
         it resolves the same way however the log is cut into blocks.
@@ -110,28 +120,29 @@ class Bindings:
             if len(rows) == 0:
                 continue
             before = codes[rows]
-            after = self._principals(block.names, before, time[rows])
+            after, carriers = self._principals(block.names, before, time[rows])
             codes[rows] = after
             if column == "actor":
                 via = block.via[start:stop]
-                moved = rows[(after != before) & (via[rows] < 0)]
-                via[moved] = before[(after != before) & (via[rows] < 0)]
+                moved = (after != before) & ((via[rows] < 0) | (via[rows] == before))
+                via[rows[moved]] = carriers[moved]
 
-    def _principals(self, names: Names, codes: np.ndarray, time: np.ndarray) -> np.ndarray:
-        out = np.empty_like(codes)
+    def _principals(self, names: Names, codes: np.ndarray, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """int32[n] principals and int32[n] what carried the act, of actors ``codes`` at ``time``."""
+        out, carriers = np.empty_like(codes), np.empty_like(codes)
         first, last = int(time.min()), int(time.max())
         for code in np.unique(codes).tolist():
             rows = np.flatnonzero(codes == code)
-            name, begin, end = self.principal(names.values[code], first)
+            links, begin, end = self.chain(names.values[code], first)
             if begin <= first and last < end:
-                out[rows] = names.code(name)
+                out[rows], carriers[rows] = names.code(links[-1]), names.code(_carrier(links))
                 continue
             for row in rows.tolist():
                 moment = int(time[row])
                 if not begin <= moment < end:
-                    name, begin, end = self.principal(names.values[code], moment)
-                out[row] = names.code(name)
-        return out
+                    links, begin, end = self.chain(names.values[code], moment)
+                out[row], carriers[row] = names.code(links[-1]), names.code(_carrier(links))
+        return out, carriers
 
     def _follow(self, names: Names) -> None:
         """Keep one flag per code of ``names``: whether there is any binding of it."""
@@ -159,3 +170,8 @@ class Bindings:
         self._times = {subject: list(times) for subject, times, _ in data["histories"]}
         self._targets = {subject: list(targets) for subject, _, targets in data["histories"]}
         self._names = None
+
+
+def _carrier(links: list[str]) -> str:
+    """The concrete thing in a chain that containment can take hold of: the pod, else what the record named."""
+    return next((link for link in links if link.startswith("pod:")), links[0])

@@ -283,6 +283,8 @@ def _judge(alert: Alert, wish: _Wish, policy: Policy, history: History, spent: l
     protected = policy.forbids(wish.target, owners)
     if protected:
         result, reason, due = "protected", protected, 0
+    elif mode == "enforce" and alert.probation:
+        result, reason, due = "proposed", "the alert is on probation: too little history to act on without a person", 0
     elif mode != "enforce":
         (result, reason), due = _STOPS[mode], 0
     elif hold is not None:

@@ -244,7 +244,8 @@ def calibrate(
         row[ROW] = i
         row[SCORE] = value
         row[FIRST] = 2.0 if first else (1.0 if stronger else 0.0)
-        row[OBJECT_STRANGE] = o[2]
+        # What was strange in an earlier hour is nobody's partner now.
+        row[OBJECT_STRANGE] = 0.0 if o[3] == 0.0 or passed(now, o[3], unit, HOUR) else o[2]
         row[UNIT] = unit
         row[LEARNED] = 1.0 if learn[i] else 0.0
         row[CEILING] = clock[3]

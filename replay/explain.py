@@ -29,11 +29,12 @@ _NEWS = {"open": "new", "update": "goes on", "close": "closed, quiet for hours"}
 
 
 def headline(alert: Alert, width: int = 120) -> str:
-    """One line for live display, at most ``width`` characters: when, how bad, whether new, what, and the strongest reason."""
+    """One line for live display, at most ``width`` characters: when, the beginning of its id, how bad, whether new, what, and the
+    strongest reason."""
     news = {"open": "", "update": "still: ", "close": "over: "}[alert.activity]
     what = deed(alert.evidence[0]) if alert.evidence else title(alert)
     why = f": {_sentence(alert.evidence[0].reasons[0])}" if alert.evidence and alert.evidence[0].reasons else ""
-    return _cut(f"{_when(alert.time)} {severity(alert)[1].upper():<8} {news}{what}{why}", width)
+    return _cut(f"{_when(alert.time)} {shown(alert.uid)[:8]} {severity(alert)[1].upper():<8} {news}{what}{why}", width)
 
 
 def explain(alert: Alert) -> str:

@@ -128,8 +128,8 @@ def play(plan: Plan, responder: Responder, watcher: Watcher) -> Summary:
 
         def on_alert(alert: Alert) -> None:
             output.write(alert, plan.version)
-            responder.handle(alert)
             watcher.alert(alert)
+            responder.handle(alert)
 
         pipeline = Pipeline(cores, names=names, on_alert=on_alert, on_reject=_letter(letters, traces))
 

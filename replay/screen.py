@@ -22,6 +22,8 @@ from replay.play import Summary, Watcher
 
 #: Seconds between two progress lines where there is no terminal.
 QUIET_SECONDS = 10.0
+#: Longest line of an alert where there is no terminal to ask.
+WIDTH = 160
 #: Alerts that are shown one by one; after these only the count goes on.
 SHOWN = 40
 
@@ -101,7 +103,7 @@ class Screen(Watcher):
         if alert.activity == "open":
             self.opened.append(alert)
             if len(self.opened) <= SHOWN:
-                self.say(headline(alert))
+                self.say(headline(alert, WIDTH))
             elif len(self.opened) == SHOWN + 1:
                 self.say("more alerts follow; they are counted, and written where --alerts says")
 

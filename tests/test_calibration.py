@@ -271,6 +271,15 @@ def test_an_object_counts_its_surprising_partners_of_the_hour() -> None:
     assert later[:, OBJECT_STRANGE].tolist() == [1.0]
 
 
+def test_the_surprising_partners_of_an_earlier_hour_do_not_count_for_a_weaker_row_of_this_one() -> None:
+    calibrator = Calibrator(age=100 * DAY)
+    calibrator.taught(list(np.linspace(0.0, 8.0, 100)))
+    calibrator.rows([NOON + 41 * HOUR] * 20, [9.0] * 20, object=101, pair=list(range(900, 920)))
+    score, evidence = calibrator.rows([NOON + 43 * HOUR], [7.6], object=101, pair=950)
+    assert 1.5 < score[0] < STRANGE
+    assert evidence[:, OBJECT_STRANGE].tolist() == [0.0]
+
+
 def test_a_cell_begins_anew_with_its_hour_even_where_the_row_comes_too_late_for_its_actor() -> None:
     calibrator = Calibrator(age=100 * DAY)
     calibrator.taught([0.5] * 40)

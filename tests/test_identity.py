@@ -111,10 +111,6 @@ _history = st.lists(
 )
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a binding that repeats the one in force is dropped, so a later arrival from between the two outlives the repetition",
-)
 @settings(max_examples=200, deadline=None)
 @given(_history, st.randoms(use_true_random=False))
 def test_the_order_in_which_bindings_arrive_does_not_matter(history: list[tuple[int, str | None]], rng: random.Random) -> None:

@@ -92,8 +92,8 @@ class Fanout(Signal):
 
     def text(self, seen: float, expected: float, usual: float, actor: str, object: str) -> str:
         """See the contract."""
-        met = f"{actor} met {number(round(seen, 1))} new partners within an hour"
-        return f"{met}, {number(round(expected, 1))} expected, up to {number(round(usual, 1))} would be normal"
+        met = f"{actor} met {number(round(seen))} new partners within an hour"
+        return f"{met}, {number(round(expected, 1))} expected, up to {number(math.ceil(usual))} would be normal"
 
 
 LEARNER = Fanout
