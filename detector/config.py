@@ -9,8 +9,7 @@ from typing import Any
 
 import msgspec
 
-from connectors.names import KINDS
-from detector.policy import Respond, problems
+from detector.policy import Respond, problems, spelled
 from models.signals import Signal, learners
 
 
@@ -97,7 +96,7 @@ def _signal(name: str, table: dict[str, Any]) -> Signal:
     known = learners()
     settings = dict(table)
     learner = settings.pop("learner", None)
-    if learner not in known:
+    if not isinstance(learner, str) or learner not in known:
         raise ConfigError([f"signals.{name}.learner: expected one of {', '.join(known)}, got {learner!r}"])
     try:
         signal = msgspec.convert(settings, known[learner])
@@ -134,7 +133,8 @@ def _mistakes(config: Config) -> list[str]:
         (1.0 <= config.time.ahead_hours <= 8_760, "time.ahead_hours: expected 1 to 8,760 (a year)"),
         (config.calibration.cap >= 1, "calibration.cap: expected at least 1"),
         (0.0 < config.calibration.floor < 30, "calibration.floor: expected above 0 and below 30 nats"),
-        (1.0 <= config.calibration.beta <= 64, "calibration.beta: expected 1 to 64"),
+        # (w e^G)^beta must stay a finite number.
+        (1.0 <= config.calibration.beta <= 8, "calibration.beta: expected 1 to 8"),
         (0.0 < config.fuse.quiet_hours <= 720, "fuse.quiet_hours: expected above 0 and at most 720 (30 days)"),
         (config.fuse.evidence_floor > 0, "fuse.evidence_floor: expected above 0 nats"),
         (bool(config.signals), "signals: expected at least one signal"),
@@ -145,11 +145,7 @@ def _mistakes(config: Config) -> list[str]:
         for key in ("actors", "objects", "endpoints", "pairs", "bindings")
         if not 100 <= getattr(config.limits, key) <= 1_000_000_000
     ]
-    mistakes += [
-        f"identities.restricted: expected patterns 'kind:name', kind one of {', '.join(KINDS)}; got {pattern!r}"
-        for pattern in config.identities.restricted
-        if pattern.partition(":")[0] not in KINDS
-    ]
+    mistakes += [f"identities.restricted: {why}" for each in config.identities.restricted if (why := spelled(each)[1])]
     if len({pattern for pattern in config.identities.restricted if "*" not in pattern}) > config.limits.actors:
         mistakes.append("identities.restricted: names more identities than limits.actors keeps")
     return mistakes + problems(config.respond)
@@ -177,6 +173,7 @@ def parse(text: str) -> Config:
         mistakes += error.mistakes
     if mistakes:
         raise ConfigError(mistakes)
+    config.identities.restricted = [spelled(pattern)[0] for pattern in config.identities.restricted]
     return config
 
 

@@ -51,17 +51,18 @@ class Piece(msgspec.Struct):
     via: str
     detail: str
     score: float
-    #: G of each signal; seen, expected and usual of each.
+    #: G of each signal; seen, expected and usual of the first, of the second, ...
     gains: list[float]
-    values: list[tuple[float, float, float]]
+    values: list[float]
     source: str
     partition: str
     offset: int
     uid: str
     late: bool
     events: int = 1
-    #: When its cell was last strengthened.
+    #: When its cell was last strengthened, and when it began.
     at: float = 0.0
+    cell: float = 0.0
 
     def same_edge(self, other: Piece) -> bool:
         """Whether it is about the same pair, action and detail."""
@@ -93,25 +94,41 @@ class Fuse(msgspec.Struct):
     open: dict[str, Open] = {}
     swept: float = 0.0
     evidence: int = 0
+    #: Latest time of any row.
+    clock: int = 0
 
 
 class Fusion:
     """Judges evidence. ``state`` may be replaced as a whole."""
 
     def __init__(self, config: Config) -> None:
-        self.state = Fuse(budget=Budget(config.budget.alerts_per_day))
+        self._state = Fuse(budget=Budget(config.budget.alerts_per_day))
         self.quiet = config.fuse.quiet_hours * HOUR
         self.floor = config.fuse.evidence_floor
         self.learners = config.learners()
         self.paths: tuple[str, ...] = ()
         self._strongest: list[Piece] = []
+        # Nothing closes before this; alerts that go on only move it out.
+        self._next_close = 0.0
+
+    @property
+    def state(self) -> Fuse:
+        """All that is remembered."""
+        return self._state
+
+    @state.setter
+    def state(self, state: Fuse) -> None:
+        self._state = state
+        self._next_close = 0.0
 
     def advance(self, now: float) -> list[Alert]:
         """Move the clock: alerts whose quiet time is over close, the threshold follows the budget."""
         state = self.state
-        closed = sorted(
-            (held.alert.last + self.quiet, blamed) for blamed, held in state.open.items() if held.alert.last + self.quiet <= now
-        )
+        closed: list[tuple[float, str]] = []
+        if now >= self._next_close:
+            due = sorted((held.alert.last + self.quiet, blamed) for blamed, held in state.open.items())
+            closed = [each for each in due if each[0] <= now]
+            self._next_close = due[len(closed)][0] if len(closed) < len(due) else math.inf
         out = []
         for time, blamed in closed:
             state.budget.advance(time)
@@ -132,9 +149,9 @@ class Fusion:
         block = found.block
         if len(block) == 0:
             return out
-        clock = np.maximum.accumulate(np.maximum(block.time, np.int64(self.state.budget.now)))
-        minute = clock // MINUTE
-        begins = np.flatnonzero(np.diff(minute, prepend=int(self.state.budget.now) // MINUTE)).tolist()
+        clock = np.maximum.accumulate(np.maximum(block.time, self.state.clock))
+        begins = np.flatnonzero(np.diff(clock // MINUTE, prepend=self.state.clock // MINUTE)).tolist()
+        self.state.clock = int(clock[-1])
         ticks = iter([*begins, len(block)])
         tick = next(ticks)
         for number, row in enumerate(found.rows):
@@ -188,6 +205,7 @@ class Fusion:
             if piece.score <= bar:
                 return []
             state.budget.opened(piece.score, ceiling)
+            self._next_close = min(self._next_close, now + self.quiet)
             state.open[blamed] = held = self._opened(blamed, role, piece, trail, now, bar)
             return [self._revise(held, "open", int(now))]
         alert = held.alert
@@ -205,7 +223,10 @@ class Fusion:
         trail = state.trails.get(blamed)
         if trail is None:
             if len(state.trails) >= REMEMBERED:
-                del state.trails[next(iter(state.trails))]
+                # An open alert keeps its trail.
+                oldest = next((name for name in state.trails if name not in state.open), None)
+                if oldest is not None:
+                    del state.trails[oldest]
             trail = state.trails[blamed] = Trail()
         edge = f"{piece.actor}\n{piece.object}\n{piece.action}\n{piece.detail}"
         since, before = state.edges.get(edge, (0.0, 0.0))
@@ -220,9 +241,9 @@ class Fusion:
 
     def _keep(self, trail: Trail, piece: Piece, now: float, since: float) -> None:
         """Put a piece among the strongest of its identity: one an edge and hour, none older than a day."""
-        piece.at = now
+        piece.at, piece.cell = now, since
         for place, old in enumerate(trail.pieces):
-            if old.time >= since and old.same_edge(piece):
+            if old.cell == since and old.same_edge(piece):
                 events = old.events + 1
                 if piece.score >= old.score:
                     trail.pieces[place] = piece
@@ -333,7 +354,7 @@ class Fusion:
             detail=names[detail] if detail >= 0 else "",
             score=round(float(row[SCORE]), 4),
             gains=row[EVIDENCE:].tolist(),
-            values=[tuple(each) for each in found.values[number].tolist()],
+            values=found.values[number].ravel().tolist(),
             source=block.sources[block.source[i]],
             partition=self.paths[partition] if partition < len(self.paths) else str(partition),
             offset=int(block.record[i]),
@@ -344,18 +365,19 @@ class Fusion:
     def _evidence(self, piece: Piece) -> Evidence:
         """A piece put into words: signals of weight first, what is not strange left out."""
         reasons = []
-        for (name, learner), gain, values in zip(self.learners.items(), piece.gains, piece.values, strict=True):
+        for k, ((name, learner), gain) in enumerate(zip(self.learners.items(), piece.gains, strict=True)):
             if gain < 1.0:
                 continue
+            seen, expected, usual = piece.values[3 * k : 3 * k + 3]
             reason = Reason(
                 signal=name,
                 surprise=round(gain, 4),
-                seen=_finite(values[0]),
-                expected=_finite(values[1]),
-                usual=_finite(values[2]),
+                seen=_finite(seen),
+                expected=_finite(expected),
+                usual=_finite(usual),
                 unit=learner.unit,
                 base_rate=float(f"{math.exp(-gain):.3g}"),
-                text=learner.text(*values, piece.actor, piece.object),
+                text=learner.text(seen, expected, usual, piece.actor, piece.object),
             )
             reasons.append((math.log(max(learner.weight, 1e-9)) + gain, reason))
         reasons.sort(key=lambda each: -each[0])

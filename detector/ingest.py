@@ -17,6 +17,8 @@ from connectors.sources import Decoded
 #: How many following rows say whether a jump forward in time is a gap in the log or a broken clock.
 WITNESSES = 32
 
+_NEVER = (1 << 63) - 1
+
 
 class TimeGuard:
     """Takes rows out that are ahead of their log's time, unless most of the rows that follow confirm the new time.
@@ -43,24 +45,22 @@ class TimeGuard:
         if not self._waiting:
             return []
         whole = self._waiting[0] if len(self._waiting) == 1 else _joined(self._waiting)
-        keep, decided = self._decide(whole.block.time, decoded is None)
         block = whole.block
-        if decided < len(block):
-            # A record's rows stay together, and so do its bindings.
-            while decided > 0 and block.record[decided - 1] == block.record[decided]:
-                decided -= 1
-            last = int(block.record[decided]) - 1
-        else:
-            last = np.iinfo(np.int64).max
-        out = _part(whole, slice(0, decided), -1, last)
-        self._waiting = [_part(whole, slice(decided, len(block)), last, np.iinfo(np.int64).max)] if decided < len(block) else []
-        good = keep[:decided]
-        if not good.all():
-            gone = np.unique(out.block.record[~good])
-            times = {int(r): int(t) for r, t in zip(out.block.record[~good], out.block.time[~good], strict=True)}
-            out.rejects += [Reject(int(r), "time-ahead", _ahead(times[int(r)], self.ahead)) for r in gone]
-            out.bindings = [b for b in out.bindings if b.record not in times]
-            out.block = out.block.take(~np.isin(out.block.record, gone))
+        # Decided record by record: the rows of one stay together, and are no witnesses of their own time.
+        first = np.flatnonzero(np.diff(block.record, prepend=-1))
+        latest = np.maximum.reduceat(block.time, first) if len(first) else block.time
+        keep, decided = self._decide(latest, decoded is None)
+        rows = int(first[decided]) if decided < len(first) else len(block)
+        last = int(block.record[rows]) - 1 if rows < len(block) else _NEVER
+        out = _part(whole, slice(0, rows), -1, last)
+        out.skipped = whole.skipped
+        self._waiting = [_part(whole, slice(rows, len(block)), last, _NEVER)] if rows < len(block) else []
+        gone = np.flatnonzero(~keep[:decided])
+        if len(gone):
+            times = {int(block.record[first[each]]): int(latest[each]) for each in gone}
+            out.rejects += [Reject(record, "time-ahead", _ahead(time, self.ahead)) for record, time in times.items()]
+            out.bindings = [binding for binding in out.bindings if binding.record not in times]
+            out.block = out.block.take(~np.isin(out.block.record, list(times)))
         self._move(out.block.time)
         return [out]
 
@@ -125,11 +125,11 @@ def _joined(parts: list[Decoded]) -> Decoded:
 
 
 def _part(whole: Decoded, rows: slice, after: int, last: int) -> Decoded:
-    """Some rows of a batch with the rejects and bindings of records in (after, last]. What was skipped goes with the first part."""
+    """Some rows of a batch with the rejects and bindings of records in (after, last]."""
     return Decoded(
         whole.block.take(rows),
         [reject for reject in whole.rejects if after < reject.record <= last],
-        whole.skipped if rows.start == 0 else {},
+        {},
         [binding for binding in whole.bindings if after < binding.record <= last],
     )
 
@@ -166,7 +166,8 @@ class Merge:
             highest = np.maximum(highest, held.clock)
         for binding in decoded.bindings:
             rows = int(np.searchsorted(block.record, binding.record, side="right"))
-            key = int(highest[rows - 1]) if rows else (held.clock if held.clock is not None else binding.time)
+            # Before the log's first row there is nothing it could come after.
+            key = int(highest[rows - 1]) if rows else (held.clock if held.clock is not None else -1)
             held.bindings.append((key, binding))
         if len(block):
             block.partition[:] = lane
@@ -180,10 +181,10 @@ class Merge:
 
     def take(self) -> tuple[Block | None, list[tuple[int, Binding]]]:
         """The rows that are in order for good (None: none), and the bindings with the row before which each takes effect."""
-        clocks = [lane.clock if lane.clock is not None else -1 for lane in self._lanes if not lane.done]
+        clocks = [lane.clock if lane.clock is not None else 0 for lane in self._lanes if not lane.done]
         # With a single log nothing can come in between; with several, rows at the horizon itself may still meet an equal.
         alone = len(self._lanes) == 1
-        horizon = min(clocks) if clocks and not alone else np.iinfo(np.int64).max
+        horizon = min(clocks) if clocks and not alone else _NEVER
         blocks: list[Block] = []
         keys: list[np.ndarray] = []
         bindings: list[tuple[int, int, Binding]] = []

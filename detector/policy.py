@@ -116,7 +116,7 @@ class Decision(msgspec.Struct, kw_only=True, frozen=True):
 def problems(respond: Respond, verbs: Mapping[str, Verb] | None = None) -> list[str]:
     """What types cannot say, each as ``respond.key: expected ...``. ``verbs``: what is on offer, by default by all adapters."""
     known = offered() if verbs is None else verbs
-    mistakes = [f"respond.protected[{i}]: {why}" for i, p in enumerate(respond.protected) if (why := _pattern(p)[1])]
+    mistakes = [f"respond.protected[{i}]: {why}" for i, p in enumerate(respond.protected) if (why := spelled(p)[1])]
     names = [rule.name for rule in respond.rules]
     for i, rule in enumerate(respond.rules):
         key = f"respond.rules[{i}]"
@@ -135,7 +135,7 @@ def _unknown(key: str, given: list[str], known: Mapping[str, object]) -> list[st
     return [f"{key}: expected one of {', '.join(known)}, got {item!r}" for item in given if item not in known]
 
 
-def _pattern(text: str) -> tuple[str, str]:
+def spelled(text: str) -> tuple[str, str]:
     """(the pattern in the spelling of identities, "") or ("", what was expected)."""
     kind, _, rest = text.partition(":")
     if kind not in KINDS or not rest:
@@ -158,7 +158,7 @@ class Policy:
         mistakes = problems(respond, self.verbs)
         if mistakes:
             raise ValueError("\n".join(mistakes))
-        self._protected = [_pattern(text)[0] for text in respond.protected]
+        self._protected = [spelled(text)[0] for text in respond.protected]
 
     def forbids(self, target: str, owners: list[str]) -> str:
         """Why this target is never acted on, as things stand now; "" where it may be."""

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from connectors.event import Action, Block, Outcome, Stream
+from connectors.names import Names
 from detector.config import Config, ConfigError
 from models import calibration, counts
 from models.counts import count
@@ -94,6 +95,8 @@ class _Visit:
         self.units = np.zeros(len(counts.SCALARS))
         self.scalars = {name: np.zeros(len(s.scalars())) for name, s in self.signals.items()}
         self.evicted = 0
+        self._names: Names | None = None
+        self._restricted = np.zeros(0, np.bool_)
 
     @property
     def late(self) -> int:
@@ -108,12 +111,13 @@ class _Visit:
             signal.surprise(rows, state, self.scalars[name], out)
             done[name] = out
 
-    def admit(self, keys: dict[str, np.ndarray], names: tuple[str, np.ndarray, Block]) -> Iterator[tuple[slice, dict[str, np.ndarray]]]:
-        """Runs of rows that all tables had room for, with their slots. Between runs the full table forgets its longest idle.
+    def admit(self, keys: dict[str, np.ndarray], block: Block) -> Iterator[tuple[slice, dict[str, np.ndarray], dict[str, int]]]:
+        """Runs of rows that all tables had room for, with their slots and how many of each table were known before. Between runs the
+        full table forgets its longest idle.
 
         A row is admitted by all tables or by none, so that what is forgotten does not depend on where a block ends.
         """
-        n = len(next(iter(keys.values())))
+        n = len(block)
         slots = {table: np.empty(n, np.int32) for table in keys}
         start = 0
         while start < n:
@@ -125,12 +129,13 @@ class _Visit:
                     if self._room(table, keys[table][start : start + 1]) == 0:
                         self._make_room(table)
                 continue
-            before = self.tables[names[0]].used
+            known = {table: self.tables[table].used for table in keys}
             for table, wanted in keys.items():
                 self.tables[table].find(wanted, slots[table], start, stop)
-            if self.patterns and self.tables[names[0]].used > before:
-                self._protect(names[0], slots[names[0]][start:stop], names[1][start:stop], names[2])
-            yield slice(start, stop), {table: slots[table][start:stop] for table in keys}
+            run = slice(start, stop)
+            if self.patterns:
+                self._protect({table: each[run] for table, each in slots.items()}, block.actor[run], block.object[run], block.names)
+            yield run, {table: slots[table][run] for table in keys}, known
             start = stop
 
     def _room(self, table: str, wanted: np.ndarray) -> int:
@@ -140,7 +145,7 @@ class _Visit:
         free = held.limit - held.used
         if free >= len(wanted):
             return len(wanted)
-        known = np.isin(wanted, held.keys())
+        known = held.known(wanted)
         fresh = np.zeros(len(wanted), np.bool_)
         values, first = np.unique(wanted[~known], return_index=True)
         fresh[np.flatnonzero(~known)[first]] = True
@@ -148,24 +153,37 @@ class _Visit:
         return int(over[0]) if len(over) and len(values) else len(wanted)
 
     def _make_room(self, table: str) -> None:
-        gone = self.tables[table].evict(self.idle(table))
+        held = self.tables[table]
+        gone = held.evict(self.idle(table))
+        if gone == 0 and table not in ("actor", "object"):
+            # What is known *of* the restricted goes last, but it goes: anyone may call on them from a million addresses.
+            held.protected[:] = False
+            gone = held.evict(self.idle(table))
         if gone == 0:
-            raise ConfigError([f"limits: all {self.tables[table].limit} profiles of {table} are restricted; raise the limit"])
+            raise ConfigError([f"limits: all {held.limit} profiles of {table} are restricted; raise the limit"])
         self.evicted += gone
 
-    def _protect(self, table: str, slots: np.ndarray, codes: np.ndarray, block: Block) -> None:
-        held = self.tables[table]
-        for slot, code in {int(s): int(c) for s, c in zip(slots.tolist(), codes.tolist(), strict=True)}.items():
-            if any(fnmatchcase(block.names.values[code], pattern) for pattern in self.patterns):
-                held.protected[slot] = True
+    def _protect(self, slots: dict[str, np.ndarray], actor: np.ndarray, object_: np.ndarray, names: Names) -> None:
+        """Mark the profiles of restricted identities, and of their endpoints and pairs."""
+        if names is not self._names:
+            self._names, self._restricted = names, np.zeros(0, np.bool_)
+        fresh = names.values[len(self._restricted) :]
+        if fresh:
+            marks = [any(fnmatchcase(name, pattern) for pattern in self.patterns) for name in fresh]
+            self._restricted = np.concatenate([self._restricted, np.array(marks, np.bool_)])
+        doing, done = self._restricted[actor], self._restricted[object_]
+        for table, each in slots.items():
+            meant = doing if table == "actor" else done if table in ("object", "endpoint") else doing | done
+            self.tables[table].protected[each[meant]] = True
 
     def idle(self, table: str) -> np.ndarray:
         """float64[used]: when each slot of a table was last seen."""
         raise NotImplementedError
 
-    def population(self, table: str, slots: np.ndarray, before: int) -> np.ndarray:
-        """int64[n]: how many of a table's entities were known at each row."""
-        return np.maximum.accumulate(np.maximum(slots.astype(np.int64) + 1, before))
+    @staticmethod
+    def population(slots: np.ndarray, known: int) -> np.ndarray:
+        """int64[n]: how many of a table's entities were known at each row, ``known`` before the first."""
+        return np.maximum.accumulate(np.maximum(slots.astype(np.int64) + 1, known))
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The state outside the tables, by name."""
@@ -201,8 +219,7 @@ class ActorVisit(_Visit):
         pair_keys(actor, facets(block), pair)
         side = ActorSide(np.empty((len(counts.OUTPUT), n)), {})
         parts: list[dict[str, np.ndarray]] = []
-        before = self.tables["actor"].used
-        for run, slots in self.admit({"actor": actor, "actor_pair": pair}, ("actor", block.actor, block)):
+        for run, slots, known in self.admit({"actor": actor, "actor_pair": pair}, block):
             part = block if run == slice(0, n) else block.take(run)
             out = np.empty((len(counts.OUTPUT), len(part)))
             count(
@@ -210,7 +227,7 @@ class ActorVisit(_Visit):
                 slots["actor"],
                 slots["actor"],
                 slots["actor_pair"],
-                self.population("actor", slots["actor"], before),
+                self.population(slots["actor"], known["actor"]),
                 self.tables["actor"]["keeper"],
                 self.tables["actor"]["owner"],
                 self.tables["actor_pair"]["units"],
@@ -218,13 +235,12 @@ class ActorVisit(_Visit):
                 self.lateness,
                 out,
             )
-            before = self.tables["actor"].used
             done: dict[str, np.ndarray] = {}
             self.ask(rows_of(part, out, slots, out), done)
             side.counts[:, run] = out
             parts.append(done)
         for name in self.signals:
-            side.signals[name] = parts[0][name] if len(parts) == 1 else np.hstack([part[name] for part in parts])
+            side.signals[name] = parts[0][name] if len(parts) == 1 else np.hstack([np.empty((4, 0)), *(part[name] for part in parts)])
         return side
 
 
@@ -272,8 +288,7 @@ class ObjectVisit(_Visit):
         pair = np.empty(n, np.uint64)
         pair_keys(endpoint, block.names.hashes[block.actor], pair)
         keys = {"object": block.names.hashes[block.object], "endpoint": endpoint, "pair": pair}
-        before = self.tables["endpoint"].used
-        for run, slots in self.admit(keys, ("object", block.object, block)):
+        for run, slots, known in self.admit(keys, block):
             part = block if run == slice(0, n) else block.take(run)
             given = side if run == slice(0, n) else side.part(run)
             out = np.empty((len(counts.OUTPUT), len(part)))
@@ -282,7 +297,7 @@ class ObjectVisit(_Visit):
                 slots["object"],
                 slots["endpoint"],
                 slots["pair"],
-                self.population("endpoint", slots["endpoint"], before),
+                self.population(slots["endpoint"], known["endpoint"]),
                 self.tables["object"]["keeper"],
                 self.tables["endpoint"]["owner"],
                 self.tables["pair"]["units"],
@@ -290,7 +305,6 @@ class ObjectVisit(_Visit):
                 self.lateness,
                 out,
             )
-            before = self.tables["endpoint"].used
             rows = rows_of(part, out, slots, given.counts)
             done = dict(given.signals)
             self.ask(rows, done)

@@ -53,6 +53,20 @@ def find_or_add(
 
 
 @njit(cache=True)
+def contains(keys: np.ndarray, wanted: np.ndarray, out: np.ndarray) -> None:
+    """``out[i]`` = whether ``wanted[i]`` is in the index."""
+    mask = len(keys) - 1
+    for i in range(len(wanted)):
+        key = wanted[i]
+        if key == 0:
+            key = np.uint64(1)
+        place = _place(key, mask)
+        while keys[place] != key and keys[place] != 0:
+            place = (place + 1) & mask
+        out[i] = keys[place] == key
+
+
+@njit(cache=True)
 def index_all(keys: np.ndarray, slots: np.ndarray, of_slot: np.ndarray, used: int) -> None:
     """Fill an empty index from the keys by slot."""
     mask = len(keys) - 1

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import pyarrow as pa
 
-from models.kernels import FULLEST, find_or_add, index_all, keys_by_slot
+from models.kernels import FULLEST, contains, find_or_add, index_all, keys_by_slot
 
 #: Version of the chunk records. A reader refuses a newer one.
 CHUNK_VERSION = 1
@@ -41,8 +41,9 @@ class Table:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held: index, columns, spare room."""
-        return self._keys.nbytes + self._slots.nbytes + self.protected.nbytes + sum(column.nbytes for column in self.columns.values())
+        """Bytes held: index, and the columns as far as they are used."""
+        row = 1 + sum(column.shape[1] * column.itemsize for column in self.columns.values())
+        return self._keys.nbytes + self._slots.nbytes + self.used * row
 
     def find(self, wanted: np.ndarray, out: np.ndarray, start: int, stop: int) -> int:
         """Slots of ``wanted[start:stop]`` into ``out``, adding new keys. Returns the row before which the limit was met, or stop."""
@@ -52,6 +53,12 @@ class Table:
         done, self.used = find_or_add(self._keys, self._slots, wanted, out, start, stop, self.used, self.limit)
         self._hold(self.used)
         return done
+
+    def known(self, wanted: np.ndarray) -> np.ndarray:
+        """bool[n]: which of the keys have a slot."""
+        out = np.empty(len(wanted), np.bool_)
+        contains(self._keys, wanted, out)
+        return out
 
     def look(self, wanted: np.ndarray) -> int:
         """The slot of the one key in ``wanted``, adding nothing: for an unknown key the slot it would get, still all zeros."""
@@ -65,10 +72,14 @@ class Table:
         """Make the columns long enough for so many slots."""
         if slots <= len(self.protected):
             return
-        capacity = min(max(slots, len(self.protected) * 3 // 2), max(self.limit, slots))
-        more = capacity - len(self.protected)
-        self.columns = {owner: np.concatenate([column, np.zeros((more, column.shape[1]))]) for owner, column in self.columns.items()}
-        self.protected = np.concatenate([self.protected, np.zeros(more, np.bool_)])
+        # Fresh zero pages cost nothing until they are used, so doubling is cheaper than it looks.
+        capacity = max(min(2 * len(self.protected), self.limit), slots)
+        for owner, column in self.columns.items():
+            self.columns[owner] = np.zeros((capacity, column.shape[1]))
+            self.columns[owner][: len(column)] = column
+        protected = np.zeros(capacity, np.bool_)
+        protected[: len(self.protected)] = self.protected
+        self.protected = protected
 
     def keys(self) -> np.ndarray:
         """uint64[used]: the key of each slot."""

@@ -32,7 +32,7 @@ MISTAKES = [
     ("[limits]\npairs = 1.5", "limits.pairs", "expected `int`, got `float`"),
     ("[limits]\nendpoints = true", "limits.endpoints", "expected `int`, got `bool`"),
     ('[identities]\nrestricted = "model:*"', "identities.restricted", "expected `array`, got `str`"),
-    ('[identities]\nrestricted = ["llama*"]', "identities.restricted", "expected patterns 'kind:name'"),
+    ('[identities]\nrestricted = ["llama*"]', "identities.restricted", "expected 'kind:pattern'"),
     ('[identities]\nrestricted = ["modell:llama"]', "identities.restricted", "got 'modell:llama'"),
     ("[identities]\nrestricted = [3]", "identities.restricted[0]", "expected `str`, got `int`"),
     ("[calibration]\ncap = 0", "calibration.cap", "expected at least 1"),
@@ -69,20 +69,17 @@ def test_a_mistake_names_its_key_and_what_was_expected(text: str, key: str, expe
     assert "\n" not in mistake
 
 
-@pytest.mark.xfail(strict=True, raises=TypeError, reason="_signal looks an unhashable value up in a dict")
 @pytest.mark.parametrize("value", ['["rate"]', '{ name = "rate" }'])
 def test_a_learner_that_is_no_text_is_named_too(value: str) -> None:
     with pytest.raises(ConfigError, match=r"^signals\.new\.learner: expected one of"):
         parse(f"[signals.new]\nlearner = {value}")
 
 
-@pytest.mark.xfail(strict=True, reason="a restricted pattern is not brought into the spelling of identities, so it never matches")
 def test_a_restricted_identity_is_spelled_like_the_identities_it_is_for() -> None:
     config = parse('[identities]\nrestricted = ["user:Admin", "ip:010.000.000.001"]')
     assert config.identities.restricted == ["user:admin", "ip:10.0.0.1"]
 
 
-@pytest.mark.xfail(strict=True, reason="(w e^G)^beta overflows from beta 20 on: scores are infinite, and the budget cannot bin them")
 def test_scores_stay_finite_at_the_largest_beta_that_is_accepted() -> None:
     accepted = []
     for beta in (8, 16, 32, 64):

@@ -130,8 +130,8 @@ def test_an_alert_on_an_object_in_probation_is_explained_whole() -> None:
 
 def test_the_headline_says_when_how_bad_who_what_and_why() -> None:
     assert headline(an_alert(), width=200) == (
-        "2026-11-20 22:58:10 5c1f0b3a MEDIUM   user:mallory pulled model:registry/llama-70b (layer): 140.2 GiB moved, about 1.1 GiB expected "
-        "between these two, up to 3.0 GiB would be normal"
+        "2026-11-20 22:58:10 5c1f0b3a MEDIUM   user:mallory pulled model:registry/llama-70b (layer): 140.2 GiB moved, about "
+        "1.1 GiB expected between these two, up to 3.0 GiB would be normal"
     )
     assert headline(an_alert(activity="close"), width=69) == "2026-11-20 22:58:10 5c1f0b3a MEDIUM   over: user:mallory pulled mode…"
     assert headline(an_alert(evidence=[])) == "2026-11-20 22:58:10 5c1f0b3a MEDIUM   Unusual registry activity by user:mallory"

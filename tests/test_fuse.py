@@ -172,7 +172,6 @@ def test_an_edge_is_one_piece_an_hour_at_its_strongest_and_the_next_hour_another
     assert [(piece.score, piece.events) for piece in closed.evidence] == [(10.0, 2), (9.5, 1)]
 
 
-@pytest.mark.xfail(strict=True, reason="a piece is compared by its event's own time with the clock at which its cell began")
 def test_an_edge_is_one_piece_an_hour_also_where_its_first_row_came_late() -> None:
     made = fusion()
     judged([(5, "user:b", "model:x", 7.0, 2, 1), (1, "user:a", "model:m", 9.0, 2, 1), (6, "user:a", "model:m", 10.0, 1, 1)], made)
@@ -299,10 +298,6 @@ def test_alerts_and_state_do_not_depend_on_how_rows_are_cut(seed: int) -> None:
         assert _played(whole, places) == expected
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the running maximum of time within the last minute of a block is lost: the next block starts from its last tick",
-)
 def test_alerts_do_not_depend_on_the_cut_where_rows_are_out_of_order_within_a_minute() -> None:
     whole = _busy(500, 1, disorder=3.0)
     assert _played(whole, list(range(1, 500))) == _played(whole, [])
@@ -332,7 +327,6 @@ def test_what_was_long_ago_is_forgotten() -> None:
     assert (state.strange, state.edges, state.trails, state.open) == ({}, {}, {}, {})
 
 
-@pytest.mark.xfail(strict=True, raises=KeyError, reason="the oldest trail is dropped although its alert is open, and closing needs it")
 def test_an_open_alert_survives_a_flood_of_other_evidence() -> None:
     made = fusion()
     judged([(0, "user:a", "model:m", 9.0, 2, 1)], made)

@@ -114,7 +114,6 @@ def test_the_rows_of_one_record_stay_or_go_together(batch: int) -> None:
 
 
 @BATCHES
-@pytest.mark.xfail(strict=True, reason="rows of the doubtful record itself are taken for witnesses of its time")
 def test_a_record_of_many_rows_is_no_witness_of_its_own_time(batch: int) -> None:
     records = [*range(100), *[100] * 40, *range(101, 161)]
     times = [t + YEAR if r == 100 else t for t, r in zip(STEADY, records, strict=True)]
@@ -138,7 +137,6 @@ def test_rejects_and_bindings_go_with_their_records_and_a_bad_record_s_bindings_
 
 
 @pytest.mark.parametrize("batch", [1, 7])
-@pytest.mark.xfail(strict=True, reason="where no row is decided yet, both parts carry the counts of what was skipped")
 def test_what_was_skipped_is_counted_once(batch: int) -> None:
     names = Names()
     parts = [Decoded(block_of(names, "x", []), skipped={"dns": 3}) for _ in range(0, 200, batch)]
@@ -229,10 +227,6 @@ def _bindings_first(names: Names, at: int) -> Decoded:
     return Decoded(Block.concat([block_of(names, "made_up", [])]), bindings=[Binding(0, START + at, "ip:10.0.0.1", "pod:a/x")])
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="before the log's first row a binding is placed by its own time, unless its batch happens to end before that row",
-)
 def test_a_binding_before_the_first_row_takes_effect_before_it_in_one_batch_as_in_two() -> None:
     names = Names()
     later = decoded(names, [0, MINUTE], first=1)

@@ -183,10 +183,6 @@ def test_at_a_limit_the_longest_idle_go_and_the_limit_is_kept() -> None:
     assert np.isin(last, visits.actor.tables["actor"].keys()).all()
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="_Visit.population starts a run after an eviction from the number before it, a new block from the number after it",
-)
 def test_what_is_forgotten_does_not_depend_on_how_rows_are_cut() -> None:
     whole = Visits(config(**SMALL)).fold(CROWDED)
     rng = random.Random(3)
@@ -229,10 +225,6 @@ def test_a_limit_full_of_restricted_identities_is_a_sentence_not_an_endless_loop
         visits.fold(_crowd("model:crown/llama"))
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="what makes a restricted model's baseline (endpoint and pair profiles) is not protected, only its slot in the object table",
-)
 def test_what_is_known_of_a_restricted_model_outlives_the_crowd() -> None:
     visits = Visits(config('[identities]\nrestricted = ["model:crown/*"]', **SMALL))
     crowd = _crowd("model:crown/llama")
@@ -241,7 +233,6 @@ def test_what_is_known_of_a_restricted_model_outlives_the_crowd() -> None:
     assert np.isin(endpoint, visits.object.tables["endpoint"].keys()).all()
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="ActorVisit.visit joins the parts of no runs")
 def test_a_block_without_rows_changes_nothing() -> None:
     visits = Visits(config())
     visits.fold(LOG.take(slice(0, 0)))
