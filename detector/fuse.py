@@ -15,12 +15,13 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from connectors.alert import Alert, Evidence, Reason
-from connectors.event import MINUTE, Action, Outcome, Stream
+from connectors.alert import Alert, Evidence
+from connectors.event import MINUTE, Action, Stream
 from detector.config import Config
+from detector.evidence import Piece, piece_of, worded
 from detector.score import Found
 from models.budget import Budget
-from models.calibration import CEILING, EVIDENCE, FIRST, LEARNED, OBJECT_STRANGE, ROW, SCORE, UNIT
+from models.calibration import CEILING, FIRST, OBJECT_STRANGE, ROW, UNIT
 from models.kernels import DAY, HOUR, passed
 
 #: A signal takes part in an alert from this many nats on: 1 cell in 20.
@@ -37,36 +38,6 @@ RISE = 2.0
 PROBATION_DAYS = 1.0
 #: Kinds of identity that containment can act on.
 CONTAINABLE = frozenset({"user", "sa", "pod", "token", "session", "job", "node", "ip"})
-
-
-class Piece(msgspec.Struct):
-    """A piece of evidence as it is kept: what ``Evidence`` says, before anything is put into words."""
-
-    time: int
-    stream: int
-    action: int
-    outcome: int
-    actor: str
-    object: str
-    via: str
-    detail: str
-    score: float
-    #: G of each signal; seen, expected and usual of the first, of the second, ...
-    gains: list[float]
-    values: list[float]
-    source: str
-    partition: str
-    offset: int
-    uid: str
-    late: bool
-    events: int = 1
-    #: When its cell was last strengthened, and when it began.
-    at: float = 0.0
-    cell: float = 0.0
-
-    def same_edge(self, other: Piece) -> bool:
-        """Whether it is about the same pair, action and detail."""
-        return self.actor == other.actor and self.object == other.object and self.action == other.action and self.detail == other.detail
 
 
 class Trail(msgspec.Struct):
@@ -181,7 +152,7 @@ class Fusion:
                 held.alert.events += 1
                 held.alert.last = max(held.alert.last, int(now))
             return out
-        piece = self._piece(found, number, i)
+        piece = piece_of(found, number, self.paths)
         return out + self._fold(blamed, role, piece, now, first, float(row[UNIT]), float(row[CEILING]))
 
     def _partners(self, actor: str, now: float, unit: float, first: bool) -> int:
@@ -269,7 +240,7 @@ class Fusion:
     @property
     def strongest(self) -> list[Evidence]:
         """The strongest pieces of evidence of this run, one an edge and hour: for its summary, no part of the state."""
-        return [self._evidence(piece) for piece in self._strongest]
+        return [worded(piece, self.learners) for piece in self._strongest]
 
     def _opened(self, blamed: str, role: Any, piece: Piece, trail: Trail, now: float, bar: float) -> Open:
         action = Action(piece.action).name
@@ -336,69 +307,8 @@ class Fusion:
         if activity == "close":
             alert.evidence_now = trail.nats * math.exp(-max(time - trail.time, 0.0) / self.quiet)
         said = msgspec.convert(msgspec.to_builtins(alert), Alert)
-        said.evidence = [self._evidence(piece) for piece in pieces]
+        said.evidence = [worded(piece, self.learners) for piece in pieces]
         return said
-
-    def _piece(self, found: Found, number: int, i: int) -> Piece:
-        block, row = found.block, found.rows[number]
-        names = block.names.values
-        via, detail, partition = int(block.via[i]), int(block.detail[i]), int(block.partition[i])
-        return Piece(
-            time=int(block.time[i]),
-            stream=int(block.stream[i]),
-            action=int(block.action[i]),
-            outcome=int(block.outcome[i]),
-            actor=names[block.actor[i]],
-            object=names[block.object[i]],
-            via=names[via] if via >= 0 else "",
-            detail=names[detail] if detail >= 0 else "",
-            score=round(float(row[SCORE]), 4),
-            gains=row[EVIDENCE:].tolist(),
-            values=found.values[number].ravel().tolist(),
-            source=block.sources[block.source[i]],
-            partition=self.paths[partition] if partition < len(self.paths) else str(partition),
-            offset=int(block.record[i]),
-            uid=block.uid[i],
-            late=bool(row[LEARNED] == 0.0),
-        )
-
-    def _evidence(self, piece: Piece) -> Evidence:
-        """A piece put into words: signals of weight first, what is not strange left out."""
-        reasons = []
-        for k, ((name, learner), gain) in enumerate(zip(self.learners.items(), piece.gains, strict=True)):
-            if gain < 1.0:
-                continue
-            seen, expected, usual = piece.values[3 * k : 3 * k + 3]
-            reason = Reason(
-                signal=name,
-                surprise=round(gain, 4),
-                seen=_finite(seen),
-                expected=_finite(expected),
-                usual=_finite(usual),
-                unit=learner.unit,
-                base_rate=float(f"{math.exp(-gain):.3g}"),
-                text=learner.text(seen, expected, usual, piece.actor, piece.object),
-            )
-            reasons.append((math.log(max(learner.weight, 1e-9)) + gain, reason))
-        reasons.sort(key=lambda each: -each[0])
-        return Evidence(
-            time=piece.time,
-            stream=Stream(piece.stream).name,
-            action=Action(piece.action).name,
-            outcome=Outcome(piece.outcome).name,
-            actor=piece.actor,
-            object=piece.object,
-            via=piece.via,
-            detail=piece.detail,
-            score=piece.score,
-            reasons=[reason for _, reason in reasons],
-            source=piece.source,
-            partition=piece.partition,
-            offset=piece.offset,
-            uid=piece.uid,
-            events=piece.events,
-            lowered=["it came too late to be learned, so it was only scored"] if piece.late else [],
-        )
 
     def _sweep(self, now: float) -> None:
         """Forget what no longer matters, so that memory follows what is going on, not what has been."""
@@ -413,7 +323,3 @@ def _join(held: list[str], more: list[str], most: int = 1_000) -> None:
     for each in more:
         if each and each not in held and len(held) < most:
             held.append(each)
-
-
-def _finite(value: float) -> float | None:
-    return float(f"{value:.6g}") if np.isfinite(value) else None

@@ -303,7 +303,7 @@ def test_bindings_rejects_and_rows_carry_the_record_number_of_the_file(tmp_path:
     content = conns(5) + b"\n" + b'{"ts": "x"}\n' + conns(2)
     batches = read(written(tmp_path, content), batch_records=3)
     assert [reject for batch in batches for reject in batch.rejects] == [
-        Reject(6, "missing:id.orig_h", "Object missing required field `id.orig_h`")
+        Reject(6, "missing:id.orig_h", "Object missing required field `id.orig_h`", b'{"ts": "x"}')
     ]
     assert np.concatenate([batch.block.record for batch in batches]).tolist() == [0, 1, 2, 3, 4, 7, 8]
 
