@@ -16,14 +16,17 @@ import msgspec
 import numpy as np
 
 from connectors.alert import Alert, Evidence
-from connectors.event import MINUTE, Action, Stream
+from connectors.event import MINUTE, Action, Block, Stream
 from detector.config import Config
-from detector.evidence import Piece, piece_of, worded
+from detector.evidence import Piece, pieces_of, worded
 from detector.score import Found
 from models.budget import Budget
 from models.calibration import CEILING, FIRST, OBJECT_STRANGE, ROW, UNIT
-from models.kernels import DAY, HOUR, passed
+from models.kernels import DAY, HOUR
+from models.kernels import passed as _passed
 
+#: Called from Python the plain function is faster than the compiled one.
+passed = _passed.py_func
 #: A signal takes part in an alert from this many nats on: 1 cell in 20.
 PART = 3.0
 #: Pieces of evidence an alert shows, and an identity without one keeps for the day it gets one.
@@ -94,7 +97,7 @@ class Fusion:
 
     def advance(self, now: float) -> list[Alert]:
         """Move the clock: alerts whose quiet time is over close, the threshold follows the budget."""
-        state = self.state
+        state = self._state
         closed: list[tuple[float, str]] = []
         if now >= self._next_close:
             due = sorted((held.alert.last + self.quiet, blamed) for blamed, held in state.open.items())
@@ -125,35 +128,33 @@ class Fusion:
         self.state.clock = int(clock[-1])
         ticks = iter([*begins, len(block)])
         tick = next(ticks)
-        for number, row in enumerate(found.rows):
+        for row, piece in zip(found.rows.tolist(), pieces_of(found, self.paths), strict=True):
             i = int(row[ROW])
             while tick <= i:
                 out += self.advance(float(clock[tick]))
                 tick = next(ticks)
-            out += self._judge(found, number, i, float(clock[i]))
+            out += self._judge(found.block, row, piece, float(clock[i]))
         while tick < len(block):
             out += self.advance(float(clock[tick]))
             tick = next(ticks)
         return out
 
-    def _judge(self, found: Found, number: int, i: int, now: float) -> list[Alert]:
-        """One surprising row."""
-        block, row = found.block, found.rows[number]
+    def _judge(self, block: Block, row: list[float], piece: Piece | None, now: float) -> list[Alert]:
+        """One surprising row; ``piece`` where it says something new."""
         out = self.advance(now)
-        names = block.names.values
-        actor, object_ = names[block.actor[i]], names[block.object[i]]
-        first = bool(row[FIRST] == 2.0)
-        strange = self._partners(actor, now, float(row[UNIT]), first)
-        blamed, role = (object_, "object") if row[OBJECT_STRANGE] > strange else (actor, "actor")
-        self.state.evidence += 1
-        if row[FIRST] == 0.0:
-            held = self.state.open.get(blamed)
-            if held is not None:
-                held.alert.events += 1
-                held.alert.last = max(held.alert.last, int(now))
-            return out
-        piece = piece_of(found, number, self.paths)
-        return out + self._fold(blamed, role, piece, now, first, float(row[UNIT]), float(row[CEILING]))
+        names, i = block.names.values, int(row[ROW])
+        actor = names[block.actor[i]]
+        first = row[FIRST] == 2.0
+        strange = self._partners(actor, now, row[UNIT], first)
+        blamed, role = (names[block.object[i]], "object") if row[OBJECT_STRANGE] > strange else (actor, "actor")
+        self._state.evidence += 1
+        if piece is not None:
+            return out + self._fold(blamed, role, piece, now, first, row[UNIT], row[CEILING])
+        held = self._state.open.get(blamed)
+        if held is not None:
+            held.alert.events += 1
+            held.alert.last = max(held.alert.last, int(now))
+        return out
 
     def _partners(self, actor: str, now: float, unit: float, first: bool) -> int:
         """Distinct surprising edges of an actor this hour."""
@@ -167,7 +168,7 @@ class Fusion:
         return many
 
     def _fold(self, blamed: str, role: str, piece: Piece, now: float, first: bool, unit: float, ceiling: float) -> list[Alert]:
-        state = self.state
+        state = self._state
         state.budget.note(blamed, piece.score, blamed in state.open)
         trail = self._accumulate(blamed, piece, now, unit)
         held = state.open.get(blamed)
@@ -190,7 +191,7 @@ class Fusion:
 
     def _accumulate(self, blamed: str, piece: Piece, now: float, unit: float) -> Trail:
         """Add what this piece raises its cell's maximum by, above the floor, to the blamed identity's leaking sum."""
-        state = self.state
+        state = self._state
         trail = state.trails.get(blamed)
         if trail is None:
             if len(state.trails) >= REMEMBERED:
@@ -312,7 +313,7 @@ class Fusion:
 
     def _sweep(self, now: float) -> None:
         """Forget what no longer matters, so that memory follows what is going on, not what has been."""
-        state = self.state
+        state = self._state
         state.swept = now
         state.strange = {actor: held for actor, held in state.strange.items() if now - held[0] < 2 * HOUR}
         state.edges = {edge: held for edge, held in state.edges.items() if now - held[0] < 2 * HOUR}

@@ -11,8 +11,11 @@ import math
 import msgspec
 import numpy as np
 
-from models.kernels import DAY, HOUR, hour_unit, passed
+from models import kernels
+from models.kernels import DAY, HOUR
 
+#: Called from Python the plain functions are faster than the compiled ones.
+hour_unit, passed = kernels.hour_unit.py_func, kernels.passed.py_func
 #: Longest look back, in days.
 WINDOW = 14.0
 #: Bins to a nat, and how many.
