@@ -55,10 +55,10 @@ class BadName(ValueError):
 def _address(text: str) -> str:
     """The one spelling of an IP address: no zero padding, IPv6 compressed, IPv4-mapped IPv6 as IPv4, no zone, no brackets."""
     try:
-        # Accepts exactly the usual form of IPv4, several times faster than the careful way below.
+        # Accepts exactly the usual form of IPv4, several times faster than the careful way.
         socket.inet_pton(socket.AF_INET, text)
-    except OSError:
-        return _unusual_address(text)
+    except (OSError, ValueError):
+        return _unusual_address(clean(text))
     return text
 
 
@@ -105,7 +105,7 @@ def identity(kind: str, name: str) -> str:
     """
     rule = KINDS[kind]
     if rule == "ip":
-        return f"ip:{_address(clean(name))}"
+        return f"ip:{_address(name)}"
     return f"{kind}:{clean(name.lower() if rule == 'fold' else name)}"
 
 

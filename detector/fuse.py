@@ -227,7 +227,8 @@ class Fusion:
         if len(trail.pieces) > SHOWN:
             trail.pieces = [old for old in trail.pieces if old.at > now - DAY]
         if len(trail.pieces) > SHOWN:
-            trail.pieces.remove(min(trail.pieces, key=lambda each: (each.score, -each.time)))
+            weakest = min(range(len(trail.pieces)), key=lambda place: (trail.pieces[place].score, -trail.pieces[place].time))
+            del trail.pieces[weakest]
 
     def _rank(self, piece: Piece, old: Piece | None) -> None:
         best = self._strongest

@@ -41,8 +41,14 @@ STEP = 1.0 / PER_NAT
 EVIDENCE_PER_ALERT = 10.0
 #: ... but never what is no stranger than about one cell in five.
 LEAST_FLOOR = 1.5
-#: Stream-wide scalars: now, age, the evidence floor in force (0 = not yet), ln of the cells known: no score is much above it.
-CLOCK = ("now", "age", "floor", "ceiling")
+#: The floor rises by at most this much while there is more evidence than that, and so stays below where alerts begin
+#: (ln EVIDENCE_PER_ALERT above it): a stream that is new all over would otherwise be one piece of evidence.
+MOST_RAISED = 1.5
+#: Share of a day (of the stream's age) after which evidence is counted up against what was meant.
+RECKONING = 0.02
+#: Stream-wide scalars: now, age, the evidence floor in force (0 = not yet), ln of the cells known (no score is much above it); how much
+#: the floor is raised, evidence since the last reckoning, age at it.
+CLOCK = ("now", "age", "floor", "ceiling", "raised", "evidence", "reckoned")
 
 #: Fields on the pair table: whether its current cell teaches; score already reported in it; then one bin a signal.
 PAIR = ("taught", "peak")
@@ -121,6 +127,19 @@ def _floor(cells: float, age: float, per_day: float) -> float:
 
 
 @njit(cache=True)
+def _reckon(clock: np.ndarray, per_day: float) -> None:
+    """Raise or lower the floor by how much evidence there was."""
+    days = (clock[1] - clock[6]) / day_unit(clock[1])
+    if days < RECKONING:
+        return
+    meant = max(EVIDENCE_PER_ALERT * per_day * days, 1.0)
+    step = min(max(math.log(max(clock[5] / meant, 0.1)), -0.5), 1.0)
+    clock[4] = min(max(clock[4] + step, 0.0), MOST_RAISED)
+    clock[5] = 0.0
+    clock[6] = clock[1]
+
+
+@njit(cache=True)
 def calibrate(
     time: np.ndarray,
     learn: np.ndarray,
@@ -171,7 +190,8 @@ def calibrate(
             for other in range(len(streams)):
                 everything += streams[other, 0]
             clock[3] = math.log(1.0 + everything)
-            clock[2] = _floor(everything, clock[1], settings[4])
+            _reckon(clock, settings[4])
+            clock[2] = _floor(everything, clock[1], settings[4]) + clock[4]
             if settings[3] != 0.0:
                 stretch = min(math.log(1.0 + max(everything, FEWEST)) / math.log(1.0 + max(cells[0], FEWEST)), MOST_STRETCH)
             for k in range(many):
@@ -253,5 +273,7 @@ def calibrate(
             row[EVIDENCE + k] = gain[s, k, bins[k]] if bins[k] >= 0 else 0.0
         found += 1
         if stronger:
+            if p[1] == 0.0:
+                clock[5] += 1.0
             p[1] = value
     return found

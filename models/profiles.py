@@ -17,6 +17,8 @@ from models.kernels import FULLEST, contains, find_or_add, index_all, keys_by_sl
 CHUNK_VERSION = 1
 #: Slots in a chunk record: keeps one well below a broker's default message limit.
 CHUNK_SLOTS = 1000
+#: Slots set aside at first. Zero pages take no memory until they are written, and a table that need not grow need not be copied.
+FIRST_SLOTS = 1 << 18
 
 
 class Table:
@@ -32,8 +34,8 @@ class Table:
         self.used = 0
         self._keys = np.zeros(2048, np.uint64)
         self._slots = np.zeros(2048, np.int32)
-        self.columns = {owner: np.zeros((1024, len(names))) for owner, names in self.fields.items()}
-        self.protected = np.zeros(1024, np.bool_)
+        self.columns = {owner: np.zeros((min(FIRST_SLOTS, limit), len(names))) for owner, names in self.fields.items()}
+        self.protected = np.zeros(min(FIRST_SLOTS, limit), np.bool_)
 
     def __getitem__(self, owner: str) -> np.ndarray:
         """float64[capacity, fields] of one owner. Growing replaces it: fetch it anew for each block."""
@@ -109,9 +111,9 @@ class Table:
         keys = self.keys()[keep]
         for column in self.columns.values():
             column[: len(keys)] = column[: self.used][keep]
-            column[len(keys) :] = 0.0
+            column[len(keys) : self.used] = 0.0
         self.protected[: len(keys)] = self.protected[: self.used][keep]
-        self.protected[len(keys) :] = False
+        self.protected[len(keys) : self.used] = False
         self.used = len(keys)
         self._reindex(self.used, keys)
         return many

@@ -19,7 +19,7 @@ from connectors.sources.table import Mapping
 from connectors.trace import Trace, open_trace
 from detector.checkpoint import Checkpoints, Progress, digest, places_of
 from detector.config import Config
-from detector.pipeline import Cores, Log, Pipeline, Tally
+from detector.pipeline import Cores, Log, Pipeline, Tally, quiet_collector
 from detector.respond import Responder
 
 #: Events between two checkpoints of a run with a state file.
@@ -144,6 +144,7 @@ def play(plan: Plan, responder: Responder, watcher: Watcher) -> Summary:
 
         saved = [0]
         watcher.started(traces)
+        quiet_collector()
         logs: list[Log] = list(traces)
         for tally in pipeline.run(logs, places, plan.limit):
             responder.expire(tally.last)
