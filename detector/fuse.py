@@ -206,6 +206,8 @@ class Fusion:
             since, before = now, 0.0
         gain = max(piece.score - self.floor, 0.0) - max(before - self.floor, 0.0)
         state.edges[edge] = (since, max(before, piece.score))
+        if now - trail.time > DAY:
+            trail.pieces = []
         trail.nats = trail.nats * math.exp(-max(now - trail.time, 0.0) / self.quiet) + max(gain, 0.0)
         trail.time = now
         self._keep(trail, piece, now, since)
@@ -315,10 +317,13 @@ class Fusion:
     def _sweep(self, now: float) -> None:
         """Forget what no longer matters, so that memory follows what is going on, not what has been."""
         state = self._state
+        new_day = now // DAY > state.swept // DAY
         state.swept = now
         state.strange = {actor: held for actor, held in state.strange.items() if now - held[0] < 2 * HOUR}
         state.edges = {edge: held for edge, held in state.edges.items() if now - held[0] < 2 * HOUR}
-        state.trails = {blamed: trail for blamed, trail in state.trails.items() if now - trail.time < DAY or blamed in state.open}
+        if new_day:
+            # Once a day is enough for what is kept for one, and there may be many.
+            state.trails = {blamed: trail for blamed, trail in state.trails.items() if now - trail.time < DAY or blamed in state.open}
 
 
 def _join(held: list[str], more: list[str], most: int = 1_000) -> None:

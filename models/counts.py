@@ -38,6 +38,14 @@ OUTPUT = ("time", "learn", "new_hour", "hours", "all_hours", "population", "days
 TIME, LEARN, NEW_HOUR, HOURS, ALL_HOURS, POPULATION, DAYS, PARTNERS, PAIR_DAYS, CELLS = range(len(OUTPUT))
 
 
+@njit(cache=True, inline="always")
+def faded(value: float, since: float, memory: float) -> float:
+    """A count after ``since`` microseconds. Nothing stays nothing: most pairs of a young stream are new."""
+    if value == 0.0 or since <= 0.0:
+        return value
+    return value * math.exp(-since / memory)
+
+
 @njit(cache=True)
 def count(
     time: np.ndarray,
@@ -72,10 +80,10 @@ def count(
         if learn:
             keeper[k, 0] = now
             owner[o, 7] = max(owner[o, 7], now)
-        hours = owner[o, 0] * math.exp(-(max(now - owner[o, 1], 0.0)) / ACTIVITY_MEMORY)
-        all_hours = scalars[2] * math.exp(-(max(now - scalars[3], 0.0)) / ACTIVITY_MEMORY)
-        days = owner[o, 2] * math.exp(-(max(now - owner[o, 3], 0.0)) / MEMORY)
-        pair_days = pair[e, 2] * math.exp(-(max(now - pair[e, 3], 0.0)) / MEMORY)
+        hours = faded(owner[o, 0], now - owner[o, 1], ACTIVITY_MEMORY)
+        all_hours = faded(scalars[2], now - scalars[3], ACTIVITY_MEMORY)
+        days = faded(owner[o, 2], now - owner[o, 3], MEMORY)
+        pair_days = faded(pair[e, 2], now - pair[e, 3], MEMORY)
         unit = hour_unit(scalars[1])
         new_hour = learn and (pair[e, 0] == 0.0 or passed(now, pair[e, 0], unit, HOUR))
         out[0, i] = now
