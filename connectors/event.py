@@ -35,7 +35,6 @@ from connectors.names import Names
 #: Version of the event columns. A reader refuses a newer one.
 SCHEMA_VERSION = 1
 
-MICROSECOND = 1
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE

@@ -11,7 +11,6 @@ import hashlib
 import ipaddress
 import socket
 import unicodedata
-from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
@@ -133,10 +132,6 @@ class Coder(dict[str, int]):
         self[raw] = code
         return code
 
-    def codes(self, raw: Iterable[str], n: int) -> np.ndarray:
-        """int32[n]: the codes of ``n`` raw texts."""
-        return np.fromiter(map(self.__getitem__, raw), np.int32, n)
-
     def problem(self, raw: str) -> str:
         """Why ``raw`` is refused; "" where it is not."""
         try:
@@ -162,11 +157,6 @@ class Names:
 
     def __len__(self) -> int:
         return len(self.values)
-
-    @property
-    def full(self) -> bool:
-        """Whether the owner should go on with a fresh ``Names`` (blocks keep the one they were made with)."""
-        return len(self.values) >= self.limit
 
     def code(self, text: str) -> int:
         """The code of a text that is already in its final form (a normalised identity, or a detail)."""

@@ -190,8 +190,3 @@ def read(path: Path | None) -> Config:
         return parse(text)
     except ConfigError as error:
         raise ConfigError([f"{path}: {mistake}" for mistake in error.mistakes]) from None
-
-
-def digest_text(config: Config) -> bytes:
-    """Canonical bytes of what changes results: state made under one configuration is not continued under another."""
-    return msgspec.json.encode(config, order="deterministic")

@@ -273,11 +273,24 @@ def test_an_object_counts_its_surprising_partners_of_the_hour() -> None:
 
 def test_the_surprising_partners_of_an_earlier_hour_do_not_count_for_a_weaker_row_of_this_one() -> None:
     calibrator = Calibrator(age=100 * DAY)
+    calibrator.settings[4] = 50.0  # twenty pieces of evidence are no more than was meant, and raise no floor
     calibrator.taught(list(np.linspace(0.0, 8.0, 100)))
     calibrator.rows([NOON + 41 * HOUR] * 20, [9.0] * 20, object=101, pair=list(range(900, 920)))
     score, evidence = calibrator.rows([NOON + 43 * HOUR], [7.6], object=101, pair=950)
     assert 1.5 < score[0] < STRANGE
     assert evidence[:, OBJECT_STRANGE].tolist() == [0.0]
+
+
+def test_more_evidence_than_was_meant_raises_the_floor_within_bounds_and_for_a_while() -> None:
+    calibrator = Calibrator(age=100 * DAY)
+    calibrator.taught(list(np.linspace(0.0, 8.0, 100)))
+    raised = []
+    for hour in range(41, 60):
+        many = 200 if hour < 46 else 1
+        calibrator.rows([NOON + hour * HOUR] * many, [9.0] * many, object=101, pair=[900 + hour * 200 + i for i in range(many)])
+        raised.append(float(calibrator.clock[4]))
+    assert max(raised) == calibration.MOST_RAISED
+    assert raised[-1] == 0.0
 
 
 def test_a_cell_begins_anew_with_its_hour_even_where_the_row_comes_too_late_for_its_actor() -> None:

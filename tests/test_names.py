@@ -96,7 +96,7 @@ def test_a_normalised_identity_is_its_own_normal_form(kind: str, text: str) -> N
 def test_codes_are_given_in_order_of_first_sight_and_stay() -> None:
     names = Names()
     users = names.of("user")
-    assert users.codes(["Alice", "bob", "alice", "a\0", "bob"], 5).tolist() == [0, 1, 0, -1, 1]
+    assert [users[raw] for raw in ("Alice", "bob", "alice", "a\0", "bob")] == [0, 1, 0, -1, 1]
     assert names.values == ["user:alice", "user:bob"]
     assert names.code("user:alice") == 0
     assert (users.problem("a\0") != "", users.problem("bob")) == (True, "")
@@ -108,7 +108,6 @@ def test_a_coder_that_forgets_its_spellings_still_gives_the_same_codes() -> None
     first = [users[f"u{i}"] for i in range(10)]
     assert [users[f"u{i}"] for i in range(10)] == first
     assert len(users) <= 3
-    assert names.full
 
 
 def test_hashes_are_the_same_in_every_process_and_follow_the_table_as_it_grows() -> None:
@@ -137,5 +136,5 @@ def test_addresses_are_coded_as_the_coder_codes_them() -> None:
     names, other = Names(), Names()
     fast = addresses(names)
     for _ in range(2):
-        assert fast.codes(texts).tolist() == other.of("ip").codes(texts, len(texts)).tolist() == [0, 0, 0, 1, 1, -1, -1, -1, -1]
+        assert fast.codes(texts).tolist() == [other.of("ip")[text] for text in texts] == [0, 0, 0, 1, 1, -1, -1, -1, -1]
     assert names.values == other.values == ["ip:10.0.0.1", "ip:2001:db8::1"]
