@@ -6,6 +6,7 @@ Exit codes: 0 done; 2 a mistake in the command or the configuration; 3 an input 
 
 from __future__ import annotations
 
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -60,7 +61,13 @@ def _run(plan: Plan, watcher: screen.Screen) -> Summary:
         _fail(str(error), STATE)
     except ConfigError as error:
         _fail(str(error), MISTAKE)
-    except (TraceError, MappingError, OSError) as error:
+    except BrokenPipeError:
+        # Whoever reads our output has had enough.
+        sys.stderr.close()
+        raise typer.Exit(0) from None
+    except OSError as error:
+        _fail(f"{error.filename or 'input or output'}: {error.strerror or error}", UNREADABLE)
+    except (TraceError, MappingError) as error:
         _fail(str(error), UNREADABLE)
     except KeyboardInterrupt:
         _fail("interrupted; a state file keeps its last checkpoint", 130)

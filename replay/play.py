@@ -16,7 +16,7 @@ from connectors.alert import Alert, Evidence
 from connectors.event import DAY, Reject
 from connectors.names import Names
 from connectors.sources.table import Mapping
-from connectors.trace import Trace, open_trace
+from connectors.trace import Trace, TraceError, open_trace
 from detector.checkpoint import Checkpoints, Progress, digest, places_of
 from detector.config import Config
 from detector.pipeline import Cores, Log, Pipeline, Tally, quiet_collector
@@ -109,8 +109,24 @@ class _Output:
         return self.file.tell()
 
 
+def _no_overlap(plan: Plan) -> None:
+    """Refuse to read a file twice, and to write over what is read or over another output. Raises TraceError."""
+    seen: dict[Path, str] = {}
+    for path in plan.paths:
+        if path.resolve() in seen:
+            raise TraceError(f"{path}: named twice")
+        seen[path.resolve()] = "an input"
+    for output, what in ((plan.alerts, "--alerts"), (plan.deadletter, "--deadletter"), (plan.state, "--state")):
+        if output is None or (output.exists() and not output.is_file()):
+            continue  # a device or a pipe may be named as often as one likes
+        if output.resolve() in seen:
+            raise TraceError(f"{output}: is {seen[output.resolve()]} already, so {what} may not write to it")
+        seen[output.resolve()] = what
+
+
 def play(plan: Plan, responder: Responder, watcher: Watcher) -> Summary:
     """Replay the plan's traces. Raises TraceError, StateError or OSError before anything is scored."""
+    _no_overlap(plan)
     names = Names()
     cores = Cores(plan.config)
     with ExitStack() as stack:

@@ -185,6 +185,17 @@ def test_an_unknown_option_or_command_is_a_usage_error(trace: Path, tocsin) -> N
     tocsin("replay", trace, "--limit", "0", code=2)
 
 
+def test_no_output_is_ever_written_over_an_input(trace: Path, tmp_path: Path, tocsin) -> None:  # type: ignore[no-untyped-def]
+    before = trace.read_bytes()
+    (tmp_path / "link.log").symlink_to(trace)
+    for option in ("--alerts", "--deadletter", "--state"):
+        for path in (trace, tmp_path / "link.log"):
+            assert "may not write to it" in tocsin("replay", trace, option, path, code=3).stderr
+    assert "named twice" in tocsin("replay", trace, trace, code=3).stderr
+    assert "--alerts already" in tocsin("replay", trace, "--alerts", tmp_path / "o", "--deadletter", tmp_path / "o", code=3).stderr
+    assert trace.read_bytes() == before
+
+
 def test_a_state_that_cannot_be_used_has_its_own_exit_code(trace: Path, tmp_path: Path, tocsin) -> None:  # type: ignore[no-untyped-def]
     state = tmp_path / "state"
     state.write_bytes(b"no database" * 1000)
