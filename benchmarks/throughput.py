@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import cProfile
-import gc
 import json
 import os
 import platform
@@ -34,8 +33,6 @@ from detector.config import parse
 from detector.pipeline import Cores, Log, Pipeline, quiet_collector
 
 BATCH = 4096
-#: What the collector is set to before we set it.
-USUAL_COLLECTOR = gc.get_threshold()
 
 
 def records(many: int, identities: int, day: int = 0) -> list[bytes]:
@@ -119,26 +116,23 @@ class Detector:
         """How long it takes from bytes to alerts."""
         logs: list[Log] = [Lines(lines, self.source)]
         pipeline = Pipeline(self.cores, names=self.names)
-        quiet_collector()
-        began = time.perf_counter()
-        for _ in pipeline.run(logs):
-            pass
-        taken = time.perf_counter() - began
+        with quiet_collector():
+            began = time.perf_counter()
+            for _ in pipeline.run(logs):
+                pass
+            taken = time.perf_counter() - began
         self.alerts += pipeline.tally.alerts
         return taken
 
 
 def bare(lines: list[bytes], held: int) -> float:
     """Seconds of ``orjson.loads`` into a list of ``held`` records at a time, under Python's own settings for its collector."""
-    ours = gc.get_threshold()
-    gc.set_threshold(*USUAL_COLLECTOR)
     seconds = 0.0
     for start in range(0, len(lines), held):
         began = time.perf_counter()
         kept = [orjson.loads(line) for line in lines[start : start + held]]
         seconds += time.perf_counter() - began
         del kept
-    gc.set_threshold(*ours)
     return seconds
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import time as wall
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Protocol
@@ -29,11 +30,15 @@ from detector.score import ActorVisit, ObjectVisit
 EXAMPLES = 3
 
 
-def quiet_collector() -> None:
+@contextmanager
+def quiet_collector() -> Iterator[None]:
     """Have Python look for garbage cycles less often: blocks make many objects and no cycles, and a tenth of the time went there."""
-    gc.collect()
-    gc.freeze()
+    usual = gc.get_threshold()
     gc.set_threshold(50_000, 20, 50)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*usual)
 
 
 class Log(Protocol):

@@ -160,7 +160,7 @@ def play(plan: Plan, responder: Responder, watcher: Watcher) -> Summary:
 
         saved = [0]
         watcher.started(traces)
-        quiet_collector()
+        stack.enter_context(quiet_collector())
         logs: list[Log] = list(traces)
         for tally in pipeline.run(logs, places, plan.limit):
             responder.expire(tally.last)

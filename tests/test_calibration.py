@@ -51,6 +51,9 @@ class Calibrator:
     ) -> tuple[np.ndarray, np.ndarray]:
         """(float64[n] scores, evidence rows)."""
         n = len(time)
+        # A compiled kernel does not look: a slot beyond its table would write into someone else's memory.
+        assert np.max(pair) < len(self.pair)
+        assert np.max(object) < len(self.object)
         matrix = np.atleast_2d(np.asarray(surprise, np.float64))
         score = np.empty(n)
         evidence = np.zeros((n, EVIDENCE + len(matrix)))
@@ -282,7 +285,7 @@ def test_the_surprising_partners_of_an_earlier_hour_do_not_count_for_a_weaker_ro
 
 
 def test_more_evidence_than_was_meant_raises_the_floor_within_bounds_and_for_a_while() -> None:
-    calibrator = Calibrator(age=100 * DAY)
+    calibrator = Calibrator(age=100 * DAY, pairs=1 << 14)
     calibrator.taught(list(np.linspace(0.0, 8.0, 100)))
     raised = []
     for hour in range(41, 60):
