@@ -25,8 +25,10 @@ class Reason(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     expected: float | None
     usual: float | None
     unit: str
-    #: The share of all (edge, hour) cells of this stream that looked at least as strange to this signal (the base rate).
+    #: The share of all (edge, hour) cells of this stream that looked at least as strange to this signal (the base rate), and the same
+    #: among the cells of the actor's peer group; None where the group is unknown or too young to tell.
     base_rate: float
+    base_rate_peers: float | None = None
     #: The sentence for people: seen against expected, and what would have been normal.
     text: str
 
@@ -54,6 +56,9 @@ class Evidence(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     events: int
     #: Why the score is lower than the signals alone would make it ("scored late, not learned"), one sentence each.
     lowered: list[str]
+    #: The actor's own base rate: hours in which it was active so far (fading over half a year), and hours in which it gave evidence.
+    own_hours: float = 0.0
+    own_strange: int = 0
 
 
 class Alert(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -61,6 +66,8 @@ class Alert(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     #: Deterministic: a hash of what opened it. The same over all revisions.
     uid: str
+    #: Which line it came from, each with a budget of its own: "main" judges every event in its hour, "slow" what builds up over days.
+    line: Literal["main", "slow"] = "main"
     revision: int
     activity: Literal["open", "update", "close"]
     #: Stream time of this revision, and of the opening.

@@ -40,6 +40,7 @@ def records(cores: Cores) -> Iterator[tuple[str, int, bytes]]:
     yield from dump(cores.actors)
     yield from dump(cores.objects)
     yield "fuse", 0, msgspec.msgpack.encode(cores.fusion.state)
+    yield "fuse.slow", 0, msgspec.msgpack.encode(cores.slow.state)
     yield "bindings", 0, msgspec.msgpack.encode(cores.bindings.dump())
 
 
@@ -104,10 +105,12 @@ class Checkpoints:
             load(cores.objects, held)
             cores.bindings.load(msgspec.msgpack.decode(held["bindings"][0]))
             cores.fusion.state = msgspec.msgpack.decode(held["fuse"][0], type=Fuse)
+            cores.slow.state = msgspec.msgpack.decode(held["fuse.slow"][0], type=Fuse)
             progress = msgspec.json.decode(meta["progress"], type=Progress)
         except (KeyError, IndexError, ValueError, TypeError) as error:
             raise StateError(f"{self.path}: the state is damaged or foreign: {error}") from None
         cores.fusion.state.budget.per_day = self._config.budget.alerts_per_day
+        cores.slow.state.budget.per_day = self._config.budget.slow_alerts_per_day
         return progress
 
     def save(self, cores: Cores, progress: Progress) -> None:

@@ -22,9 +22,10 @@ class ConfigError(ValueError):
 
 
 class Budget(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """How many alerts a day someone is ready to read."""
+    """How many alerts a day someone is ready to read, of the main line and of the slow one."""
 
     alerts_per_day: float
+    slow_alerts_per_day: float
 
 
 class Time(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -63,6 +64,7 @@ class FuseSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """See ``detector.fuse``."""
 
     quiet_hours: float
+    evidence_hours: float
     evidence_floor: float
 
 
@@ -129,6 +131,10 @@ def _mistakes(config: Config) -> list[str]:
     """What types cannot say."""
     found = [
         (0.0 < config.budget.alerts_per_day <= 10_000, "budget.alerts_per_day: expected a number above 0 and at most 10,000"),
+        (
+            0.0 < config.budget.slow_alerts_per_day <= 10_000,
+            "budget.slow_alerts_per_day: expected a number above 0 and at most 10,000",
+        ),
         (0.0 <= config.time.lateness_minutes <= 10_080, "time.lateness_minutes: expected 0 to 10,080 (a week)"),
         (1.0 <= config.time.ahead_hours <= 8_760, "time.ahead_hours: expected 1 to 8,760 (a year)"),
         (config.calibration.cap >= 1, "calibration.cap: expected at least 1"),
@@ -136,6 +142,7 @@ def _mistakes(config: Config) -> list[str]:
         # (w e^G)^beta must stay a finite number.
         (1.0 <= config.calibration.beta <= 8, "calibration.beta: expected 1 to 8"),
         (0.0 < config.fuse.quiet_hours <= 720, "fuse.quiet_hours: expected above 0 and at most 720 (30 days)"),
+        (0.0 < config.fuse.evidence_hours <= 720, "fuse.evidence_hours: expected above 0 and at most 720 (30 days)"),
         (config.fuse.evidence_floor > 0, "fuse.evidence_floor: expected above 0 nats"),
         (bool(config.signals), "signals: expected at least one signal"),
     ]

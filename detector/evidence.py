@@ -9,8 +9,8 @@ import numpy as np
 
 from connectors.alert import Evidence, Reason
 from connectors.event import Action, Outcome, Stream
-from detector.score import Found
-from models.calibration import EVIDENCE, FIRST, LEARNED, ROW, SCORE
+from detector.scale import Found
+from models.calibration import EVIDENCE, FIRST, LEARNED, OWN_HOURS, ROW, SCORE
 from models.signals import Signal
 
 #: A signal is told of from this many nats on: 1 cell in 3.
@@ -37,6 +37,10 @@ class Piece(msgspec.Struct):
     offset: int
     uid: str
     late: bool
+    #: Base rate among the actor's peers for each signal, NaN = unknown; the actor's active hours, and hours in which it gave evidence.
+    peers: list[float] = []
+    own_hours: float = 0.0
+    own_strange: int = 0
     events: int = 1
     #: When its cell was last strengthened, and when it began.
     at: float = 0.0
@@ -54,7 +58,7 @@ def pieces_of(found: Found, paths: tuple[str, ...]) -> list[Piece | None]:
     """
     block, names = found.block, found.block.names.values
     new = found.rows[:, FIRST] > 0.0
-    rows = found.rows[new]
+    rows, many = found.rows[new], len(found.signals)
     at = rows[:, ROW].astype(np.int64)
 
     def column(name: str) -> list[int]:
@@ -72,7 +76,9 @@ def pieces_of(found: Found, paths: tuple[str, ...]) -> list[Piece | None]:
             via=names[via] if via >= 0 else "",
             detail=names[detail] if detail >= 0 else "",
             score=round(row[SCORE], 4),
-            gains=row[EVIDENCE:],
+            gains=row[EVIDENCE : EVIDENCE + many],
+            peers=row[EVIDENCE + many :],
+            own_hours=row[OWN_HOURS],
             values=values,
             source=block.sources[source],
             partition=paths[partition] if partition < len(paths) else str(partition),
@@ -83,7 +89,7 @@ def pieces_of(found: Found, paths: tuple[str, ...]) -> list[Piece | None]:
         for i, row, values, time, stream, action, outcome, actor, object_, via, detail, source, partition, record in zip(
             at.tolist(),
             rows.tolist(),
-            found.values[new].reshape(len(at), 3 * len(found.signals)).tolist(),
+            found.values[new].reshape(len(at), 3 * many).tolist(),
             *map(column, ("time", "stream", "action", "outcome", "actor", "object", "via", "detail", "source", "partition", "record")),
             strict=True,
         )
@@ -106,6 +112,7 @@ def worded(piece: Piece, learners: dict[str, Signal]) -> Evidence:
             usual=_finite(usual),
             unit=learner.unit,
             base_rate=float(f"{math.exp(-gain):.3g}"),
+            base_rate_peers=_finite(piece.peers[k]) if piece.peers else None,
             text=learner.text(seen, expected, usual, piece.actor, piece.object),
         )
         reasons.append((math.log(max(learner.weight, 1e-9)) + gain, reason))
@@ -127,6 +134,8 @@ def worded(piece: Piece, learners: dict[str, Signal]) -> Evidence:
         uid=piece.uid,
         events=piece.events,
         lowered=["it came too late to be learned, so it was only scored"] if piece.late else [],
+        own_hours=round(piece.own_hours, 1),
+        own_strange=piece.own_strange,
     )
 
 

@@ -4,12 +4,16 @@ Each piece of evidence is blamed on the endpoint with more distinct surprising p
 source and a flood's victim each become one alert. Per blamed identity evidence accumulates with a leak, for severity; what opens an
 alert is a single event above the threshold that the alert budget sets. An alert opens, is updated when it says something new, and
 closes after quiet hours. Pure: time is the time of the rows.
+
+Each line has a judge of its own: the main line by the hour, the slow one by the day. Split over partitions, evidence is judged where its
+actor lives and folded where the blamed identity lives, and the threshold comes from the cells of all.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -19,11 +23,12 @@ from connectors.alert import Alert, Evidence
 from connectors.event import MINUTE, Action, Block, Stream
 from detector.config import Config
 from detector.evidence import Piece, pieces_of, worded
-from detector.score import Found
-from models.budget import Budget
+from detector.scale import Found
+from models.budget import Budget, reckon
 from models.calibration import CEILING, FIRST, OBJECT_STRANGE, ROW, UNIT
 from models.kernels import DAY, HOUR
 from models.kernels import passed as _passed
+from models.signals import Line
 
 #: Called from Python the plain function is faster than the compiled one.
 passed = _passed.py_func
@@ -37,6 +42,12 @@ REMEMBERED = 50_000
 SEVERITIES = (8.0, 20.0, 45.0)
 #: An open alert is updated when its strongest score has risen by this many nats.
 RISE = 2.0
+#: Identities whose hours of evidence are remembered, for their own base rate; the longest quiet go first.
+HISTORIES = 50_000
+#: Edges and actors of the current hour kept apart at most; the oldest go first. Evidence is rare, so only a flood comes here.
+CURRENT = 200_000
+#: An alert of the slow line closes after this long without evidence: its days would else be alerts of their own.
+SLOW_QUIET = 48.0 * HOUR
 #: A younger stream, in days, makes its alerts probational.
 PROBATION_DAYS = 1.0
 #: Kinds of identity that containment can act on.
@@ -66,6 +77,8 @@ class Fuse(msgspec.Struct):
     edges: dict[str, tuple[float, float]] = {}
     trails: dict[str, Trail] = {}
     open: dict[str, Open] = {}
+    #: Identity -> hours in which it gave evidence, and the last of them.
+    histories: dict[str, tuple[int, float]] = {}
     swept: float = 0.0
     evidence: int = 0
     #: Latest time of any row.
@@ -73,17 +86,24 @@ class Fuse(msgspec.Struct):
 
 
 class Fusion:
-    """Judges evidence. ``state`` may be replaced as a whole."""
+    """Judges the evidence of one line in one partition. ``state`` may be replaced as a whole."""
 
-    def __init__(self, config: Config) -> None:
-        self._state = Fuse(budget=Budget(config.budget.alerts_per_day))
-        self.quiet = config.fuse.quiet_hours * HOUR
+    def __init__(self, config: Config, line: Line = "main", partitions: int = 1) -> None:
+        slow = line == "slow"
+        per_day = config.budget.slow_alerts_per_day if slow else config.budget.alerts_per_day
+        self.line: Line = line
+        self.period = DAY if slow else HOUR
+        self._state = Fuse(budget=Budget(per_day, period=self.period, partitions=partitions))
+        self.quiet = SLOW_QUIET if slow else config.fuse.quiet_hours * HOUR
+        self.leak = SLOW_QUIET if slow else config.fuse.evidence_hours * HOUR
         self.floor = config.fuse.evidence_floor
-        self.learners = config.learners()
+        self.learners = {name: each for name, each in config.learners().items() if each.line == line}
         self.paths: tuple[str, ...] = ()
         self._strongest: list[Piece] = []
         # Nothing closes before this; alerts that go on only move it out.
         self._next_close = 0.0
+        # The threshold of a budget with several partitions is due.
+        self.due = False
 
     @property
     def state(self) -> Fuse:
@@ -105,66 +125,64 @@ class Fusion:
             self._next_close = due[len(closed)][0] if len(closed) < len(due) else math.inf
         out = []
         for time, blamed in closed:
-            state.budget.advance(time)
+            self.due |= state.budget.advance(time)
             held = state.open.pop(blamed)
             out.append(self._revise(held, "close", int(time)))
-        state.budget.advance(now)
+        self.due |= state.budget.advance(now)
         if now // HOUR > state.swept // HOUR:
             self._sweep(now // HOUR * HOUR)
         return out
 
     def judge(self, found: Found) -> list[Alert]:
-        """Fold a run of rows: its evidence in order, and the minutes that pass. Returns the alert revisions it gave rise to.
+        """Fold a run of rows: its evidence in order, and the minutes that pass. Returns the alert revisions it gave rise to."""
+        return judge([self], found)
 
-        The clock ticks with the first row of every minute, surprising or not, so that what happens when does not depend on where a
-        block ends.
-        """
-        out: list[Alert] = []
-        block = found.block
-        if len(block) == 0:
-            return out
-        clock = np.maximum.accumulate(np.maximum(block.time, self.state.clock))
-        begins = np.flatnonzero(np.diff(clock // MINUTE, prepend=self.state.clock // MINUTE)).tolist()
-        self.state.clock = int(clock[-1])
-        ticks = iter([*begins, len(block)])
-        tick = next(ticks)
-        for row, piece in zip(found.rows.tolist(), pieces_of(found, self.paths), strict=True):
-            i = int(row[ROW])
-            while tick <= i:
-                out += self.advance(float(clock[tick]))
-                tick = next(ticks)
-            out += self._judge(found.block, row, piece, float(clock[i]))
-        while tick < len(block):
-            out += self.advance(float(clock[tick]))
-            tick = next(ticks)
-        return out
-
-    def _judge(self, block: Block, row: list[float], piece: Piece | None, now: float) -> list[Alert]:
-        """One surprising row; ``piece`` where it says something new."""
-        out = self.advance(now)
-        names, i = block.names.values, int(row[ROW])
-        actor = names[block.actor[i]]
+    def blame(self, found: Found, row: list[float], now: float) -> tuple[int, Any]:
+        """Whom a surprising row is about, as a code of the block, and in which role. A judge of the actor's partition is asked."""
+        i = int(row[ROW])
+        actor = int(found.block.actor[i])
         first = row[FIRST] == 2.0
-        strange = self._partners(actor, now, row[UNIT], first)
-        blamed, role = (names[block.object[i]], "object") if row[OBJECT_STRANGE] > strange else (actor, "actor")
+        name = found.block.names.values[actor]
+        strange = self._partners(name, now, row[UNIT], first)
+        if first:
+            self._remember(name, now)
         self._state.evidence += 1
+        # Who pushes slowly is the one to blame; whom it meets says nothing.
+        if self.line == "main" and row[OBJECT_STRANGE] > strange:
+            return int(found.block.object[i]), "object"
+        return actor, "actor"
+
+    def fold(self, blamed: str, role: Any, row: list[float], piece: Piece | None, now: float) -> list[Alert]:
+        """Take in a surprising row blamed on an identity of this partition; ``piece`` where it says something new."""
         if piece is not None:
-            return out + self._fold(blamed, role, piece, now, first, row[UNIT], row[CEILING])
+            return self._fold(blamed, role, piece, now, row[FIRST] == 2.0, row[UNIT], row[CEILING])
         held = self._state.open.get(blamed)
         if held is not None:
             held.alert.events += 1
             held.alert.last = max(held.alert.last, int(now))
-        return out
+        return []
+
+    def _remember(self, actor: str, now: float) -> None:
+        """Count an hour in which an identity gave evidence."""
+        histories = self._state.histories
+        many, last = histories.pop(actor, (0, 0.0))
+        if now // HOUR != last // HOUR:
+            many += 1
+        _put(histories, actor, (many, now), HISTORIES)
+
+    def strange_hours(self, actor: str) -> int:
+        """Hours in which an identity gave evidence so far."""
+        return self._state.histories.get(actor, (0, 0.0))[0]
 
     def _partners(self, actor: str, now: float, unit: float, first: bool) -> int:
         """Distinct surprising edges of an actor this hour."""
         since, many = self.state.strange.get(actor, (0.0, 0))
-        if since == 0.0 or passed(now, since, unit, HOUR):
+        if since == 0.0 or passed(now, since, unit, self.period):
             since, many = now, 0
         if first:
             many += 1
         if many:
-            self.state.strange[actor] = (since, many)
+            _put(self.state.strange, actor, (since, many), CURRENT)
         return many
 
     def _fold(self, blamed: str, role: str, piece: Piece, now: float, first: bool, unit: float, ceiling: float) -> list[Alert]:
@@ -202,13 +220,13 @@ class Fusion:
             trail = state.trails[blamed] = Trail()
         edge = f"{piece.actor}\n{piece.object}\n{piece.action}\n{piece.detail}"
         since, before = state.edges.get(edge, (0.0, 0.0))
-        if since == 0.0 or passed(now, since, unit, HOUR):
+        if since == 0.0 or passed(now, since, unit, self.period):
             since, before = now, 0.0
         gain = max(piece.score - self.floor, 0.0) - max(before - self.floor, 0.0)
-        state.edges[edge] = (since, max(before, piece.score))
+        _put(state.edges, edge, (since, max(before, piece.score)), CURRENT)
         if now - trail.time > DAY:
             trail.pieces = []
-        trail.nats = trail.nats * math.exp(-max(now - trail.time, 0.0) / self.quiet) + max(gain, 0.0)
+        trail.nats = trail.nats * math.exp(-max(now - trail.time, 0.0) / self.leak) + max(gain, 0.0)
         trail.time = now
         self._keep(trail, piece, now, since)
         return trail
@@ -248,11 +266,12 @@ class Fusion:
 
     def _opened(self, blamed: str, role: Any, piece: Piece, trail: Trail, now: float, bar: float) -> Open:
         action = Action(piece.action).name
-        opening = "\n".join((blamed, str(piece.time), piece.actor, piece.object, action, piece.detail, piece.uid))
+        opening = "\n".join((self.line, blamed, str(piece.time), piece.actor, piece.object, action, piece.detail, piece.uid))
         budget = self.state.budget
         pieces = trail.pieces
         alert = Alert(
             uid=hashlib.blake2b(opening.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest(),
+            line=self.line,
             revision=0,
             activity="open",
             time=int(now),
@@ -309,7 +328,7 @@ class Fusion:
         alert.activity = activity
         alert.time = time
         if activity == "close":
-            alert.evidence_now = trail.nats * math.exp(-max(time - trail.time, 0.0) / self.quiet)
+            alert.evidence_now = trail.nats * math.exp(-max(time - trail.time, 0.0) / self.leak)
         said = msgspec.convert(msgspec.to_builtins(alert), Alert)
         said.evidence = [worded(piece, self.learners) for piece in pieces]
         return said
@@ -319,11 +338,64 @@ class Fusion:
         state = self._state
         new_day = now // DAY > state.swept // DAY
         state.swept = now
-        state.strange = {actor: held for actor, held in state.strange.items() if now - held[0] < 2 * HOUR}
-        state.edges = {edge: held for edge, held in state.edges.items() if now - held[0] < 2 * HOUR}
+        state.strange = {actor: held for actor, held in state.strange.items() if now - held[0] < 2 * self.period}
+        state.edges = {edge: held for edge, held in state.edges.items() if now - held[0] < 2 * self.period}
         if new_day:
             # Once a day is enough for what is kept for one, and there may be many.
             state.trails = {blamed: trail for blamed, trail in state.trails.items() if now - trail.time < DAY or blamed in state.open}
+
+
+def judge(parts: Sequence[Fusion], found: Found) -> list[Alert]:
+    """Fold a run of rows over the partitions of a line: its evidence in order, and the minutes that pass.
+
+    The clock ticks with the first row of every minute, surprising or not, so that what happens when does not depend on where a block
+    ends.
+    """
+    out: list[Alert] = []
+    block = found.block
+    if len(block) == 0:
+        return out
+    lead = parts[0].state
+    clock = np.maximum.accumulate(np.maximum(block.time, lead.clock))
+    begins = np.flatnonzero(np.diff(clock // MINUTE, prepend=lead.clock // MINUTE)).tolist()
+    lead.clock = int(clock[-1])
+    ticks = iter([*begins, len(block)])
+    tick = next(ticks)
+    names, hashes, many = block.names.values, block.names.hashes, len(parts)
+    for row, piece in zip(found.rows.tolist(), pieces_of(found, parts[0].paths), strict=True):
+        i = int(row[ROW])
+        while tick <= i:
+            out += _advance(parts, float(clock[tick]))
+            tick = next(ticks)
+        now = float(clock[i])
+        out += _advance(parts, now)
+        home = parts[int(hashes[block.actor[i]]) % many] if many > 1 else parts[0]
+        code, role = home.blame(found, row, now)
+        if piece is not None:
+            piece.own_strange = home.strange_hours(piece.actor)
+        out += (parts[int(hashes[code]) % many] if many > 1 else home).fold(names[code], role, row, piece, now)
+    while tick < len(block):
+        out += _advance(parts, float(clock[tick]))
+        tick = next(ticks)
+    return out
+
+
+def _advance(parts: Sequence[Fusion], now: float) -> list[Alert]:
+    if len(parts) == 1:
+        return parts[0].advance(now)
+    out = [alert for part in parts for alert in part.advance(now)]
+    if any(part.due for part in parts):
+        reckon([part.state.budget for part in parts])
+        for part in parts:
+            part.due = False
+    return out
+
+
+def _put(held: dict[str, Any], key: str, value: Any, most: int) -> None:
+    """Set an entry of a dictionary that keeps at most so many, the oldest going first."""
+    held[key] = value
+    if len(held) > most:
+        del held[next(iter(held))]
 
 
 def _join(held: list[str], more: list[str], most: int = 1_000) -> None:

@@ -85,13 +85,14 @@ class Cores:
         self.actors = ActorVisit(config)
         self.objects = ObjectVisit(config)
         self.fusion = Fusion(config)
+        self.slow = Fusion(config, "slow")
 
     def fold(self, block: Block, scores: Callable[[np.ndarray], None] | None = None) -> list[Alert]:
         """Score a resolved block, learn it, judge what came out."""
         side = self.actors.visit(block)
         out: list[Alert] = []
         for found in self.objects.visit(block, side, scores):
-            out += self.fusion.judge(found)
+            out += (self.slow if found.line == "slow" else self.fusion).judge(found)
         return out
 
     @property
@@ -129,7 +130,7 @@ class Pipeline:
     def run(self, logs: list[Log], places: list[Place] | None = None, limit: int | None = None) -> Iterator[Tally]:
         """Read all logs to their end, or up to ``limit`` events. Yields after every batch; ``places`` is kept up to date."""
         places = places if places is not None else [Place() for _ in logs]
-        self.cores.fusion.paths = _titles([log.path for log in logs])
+        self.cores.fusion.paths = self.cores.slow.paths = _titles([log.path for log in logs])
         merge = Merge(len(logs))
         guards = []
         for place in places:

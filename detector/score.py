@@ -17,54 +17,63 @@ import numpy as np
 from connectors.event import Action, Block, Outcome, Stream
 from connectors.names import Names
 from detector.config import Config, ConfigError
+from detector.marks import Marks, outward
+from detector.scale import Found, Scale
 from models import calibration, counts
 from models.counts import count
-from models.kernels import pair_keys
-from models.profiles import Table
-from models.signals import Rows, Signal, Visit
+from models.groups import peer_table
+from models.kernels import SECOND, pair_keys
+from models.profiles import Fields, Table
+from models.signals import Line, Rows, Signal, Visit
 
-#: Seconds in a minute and an hour of profile time.
+#: A minute of profile time.
 _MINUTE = 60e6
+
+
+#: Tables made only where a signal keeps state in them.
+OPTIONAL = ("peer", "peer_pair")
 
 
 @dataclass(slots=True)
 class ActorSide:
-    """What the actor's visit sends along with a block: ``counts`` float64[len(counts.OUTPUT), n] and, per signal of its own,
-    float64[4, n]."""
+    """What the actor's visit sends along with a block: ``counts`` float64[len(counts.OUTPUT), n], ``peer`` int32[n], the actor's peer
+    group, and, per signal of its own, float64[4, n]."""
 
     counts: np.ndarray
+    peer: np.ndarray
     signals: dict[str, np.ndarray]
 
-    def part(self, rows: slice) -> ActorSide:
+    def part(self, rows: slice | np.ndarray) -> ActorSide:
         """The same for some rows."""
-        return ActorSide(self.counts[:, rows], {name: matrix[:, rows] for name, matrix in self.signals.items()})
+        return ActorSide(self.counts[:, rows], self.peer[rows], {name: matrix[:, rows] for name, matrix in self.signals.items()})
 
 
-@dataclass(slots=True)
-class Found:
-    """The surprising rows of a block. ``rows`` float64[m, EVIDENCE + signals] as ``models.calibration`` writes them;
-    ``values`` float64[m, signals, 3]: seen, expected, usual. ``signals``: the order of the signals."""
-
-    block: Block
-    rows: np.ndarray
-    values: np.ndarray
-    signals: tuple[str, ...]
+def _hashes(block: Block, codes: np.ndarray) -> np.ndarray:
+    """uint64[n]: the stable hashes of codes, 0 where there is none."""
+    hashes = block.names.hashes
+    return np.where(codes >= 0, hashes[codes], np.uint64(0))
 
 
 def facets(block: Block) -> np.ndarray:
     """uint64[n]: the endpoint each row touches: object, action and detail together."""
-    hashes = block.names.hashes
-    detail = np.where(block.detail >= 0, hashes[block.detail], np.uint64(0))
     out = np.empty(len(block), np.uint64)
-    pair_keys(hashes[block.object], detail + block.action.astype(np.uint64), out)
+    pair_keys(block.names.hashes[block.object], _hashes(block, block.detail) + block.action.astype(np.uint64), out)
     return out
 
 
-def rows_of(block: Block, out: np.ndarray, slots: dict[str, np.ndarray], actor: np.ndarray) -> Rows:
+def paces(block: Block) -> np.ndarray:
+    """float64[n]: how many times faster than usual to learn each row: more than 1 inside an announced change."""
+    return np.ones(len(block))
+
+
+def rows_of(
+    block: Block, out: np.ndarray, slots: dict[str, np.ndarray], actor: np.ndarray, pace: np.ndarray, outwards: np.ndarray
+) -> Rows:
     """A block as the signals read it. Bytes that left: sent by the actor of a flow, or read out of a registry."""
     pulled = (block.stream == Stream.registry) & ((block.action == Action.pull) | (block.action == Action.read))
     refused = np.where((block.outcome == Outcome.denied) | (block.outcome == Outcome.failed), 1.0, 0.0)
     refused[block.outcome == Outcome.unknown] = np.nan
+    hashes = block.names.hashes
     return Rows(
         time=out[counts.TIME],
         learn=out[counts.LEARN] != 0.0,
@@ -76,6 +85,16 @@ def rows_of(block: Block, out: np.ndarray, slots: dict[str, np.ndarray], actor: 
         model=block.stream == Stream.registry,
         refused=refused,
         weight=block.count,
+        stream=block.stream,
+        action=block.action,
+        actor=hashes[block.actor],
+        object=hashes[block.object],
+        via=_hashes(block, block.via),
+        detail=_hashes(block, block.detail),
+        gpus=block.gpus,
+        gpu_seconds=block.gpu_seconds,
+        outward=outwards,
+        pace=pace,
     )
 
 
@@ -84,19 +103,23 @@ class _Visit:
 
     side: Visit
 
-    def __init__(self, config: Config, base: dict[str, dict[str, tuple[str, ...]]], limits: dict[str, int]) -> None:
+    def __init__(self, config: Config, base: dict[str, dict[str, Fields]], limits: dict[str, int]) -> None:
         self.signals: dict[str, Signal] = {name: s for name, s in config.learners().items() if s.visit == self.side}
+        asked = {table for s in self.signals.values() for table in s.state()}
         self.lateness = config.time.lateness_minutes * _MINUTE
         self.patterns = config.identities.restricted
         self.tables: dict[str, Table] = {}
         for table, owners in base.items():
+            if table in OPTIONAL and table not in asked:
+                continue
             wanted = {name: s.state()[table] for name, s in self.signals.items() if table in s.state()}
-            self.tables[table] = Table(f"{self.side}.{table}", owners | wanted, limits[table])
+            name = f"{self.side}.{table}"
+            self.tables[table] = peer_table(name, owners | wanted) if table == "peer" else Table(name, owners | wanted, limits[table])
         self.units = np.zeros(len(counts.SCALARS))
         self.scalars = {name: np.zeros(len(s.scalars())) for name, s in self.signals.items()}
         self.evicted = 0
-        self._names: Names | None = None
-        self._restricted = np.zeros(0, np.bool_)
+        self._restricted = Marks(lambda name: any(fnmatchcase(name, pattern) for pattern in self.patterns))
+        self._outward = Marks(outward)
 
     @property
     def late(self) -> int:
@@ -165,15 +188,9 @@ class _Visit:
 
     def _protect(self, slots: dict[str, np.ndarray], actor: np.ndarray, object_: np.ndarray, names: Names) -> None:
         """Mark the profiles of restricted identities, and of their endpoints and pairs."""
-        if names is not self._names:
-            self._names, self._restricted = names, np.zeros(0, np.bool_)
-        fresh = names.values[len(self._restricted) :]
-        if fresh:
-            marks = [any(fnmatchcase(name, pattern) for pattern in self.patterns) for name in fresh]
-            self._restricted = np.concatenate([self._restricted, np.array(marks, np.bool_)])
-        doing, done = self._restricted[actor], self._restricted[object_]
+        doing, done = self._restricted.of(names, actor) != 0, self._restricted.of(names, object_) != 0
         for table, each in slots.items():
-            meant = doing if table == "actor" else done if table in ("object", "endpoint") else doing | done
+            meant = doing if table == "actor" else done if table in ("object", "endpoint", "peer_pair") else doing | done
             self.tables[table].protected[each[meant]] = True
 
     def idle(self, table: str) -> np.ndarray:
@@ -200,16 +217,18 @@ class ActorVisit(_Visit):
     side = "actor"
 
     def __init__(self, config: Config) -> None:
-        base: dict[str, dict[str, tuple[str, ...]]] = {
+        base: dict[str, dict[str, Fields]] = {
             "actor": {"keeper": counts.KEEPER, "owner": counts.OWNER},
             "actor_pair": {"units": counts.PAIR},
+            "peer": {},
         }
         super().__init__(config, base, {"actor": config.limits.actors, "actor_pair": config.limits.pairs})
 
     def idle(self, table: str) -> np.ndarray:
         """See the base class."""
         held = self.tables[table]
-        return held["owner"][: held.used, 7] if table == "actor" else held["units"][: held.used, 0]
+        last: np.ndarray = held["owner"]["last"] if table == "actor" else held["units"]["hour_taught"]
+        return last[: held.used]
 
     def visit(self, block: Block) -> ActorSide:
         """Score a block from its actors' side, then learn it."""
@@ -217,10 +236,11 @@ class ActorVisit(_Visit):
         actor = block.names.hashes[block.actor]
         pair = np.empty(n, np.uint64)
         pair_keys(actor, facets(block), pair)
-        side = ActorSide(np.empty((len(counts.OUTPUT), n)), {})
+        side = ActorSide(np.empty((len(counts.OUTPUT), n)), np.zeros(n, np.int32), {})
         parts: list[dict[str, np.ndarray]] = []
         for run, slots, known in self.admit({"actor": actor, "actor_pair": pair}, block):
             part = block if run == slice(0, n) else block.take(run)
+            pace = paces(part)
             out = np.empty((len(counts.OUTPUT), len(part)))
             count(
                 part.time,
@@ -228,6 +248,7 @@ class ActorVisit(_Visit):
                 slots["actor"],
                 slots["actor_pair"],
                 self.population(slots["actor"], known["actor"]),
+                pace,
                 self.tables["actor"]["keeper"],
                 self.tables["actor"]["owner"],
                 self.tables["actor_pair"]["units"],
@@ -236,7 +257,9 @@ class ActorVisit(_Visit):
                 out,
             )
             done: dict[str, np.ndarray] = {}
-            self.ask(rows_of(part, out, slots, out), done)
+            if "peer" in self.tables:
+                slots["peer"] = side.peer[run]
+            self.ask(rows_of(part, out, slots, out, pace, self._outward.of(part.names, part.object) != 0), done)
             side.counts[:, run] = out
             parts.append(done)
         for name in self.signals:
@@ -249,48 +272,51 @@ class ObjectVisit(_Visit):
 
     side = "object"
 
-    def __init__(self, config: Config) -> None:
-        everything = config.learners()
-        self.order = tuple(everything)
-        fields = (*calibration.PAIR, *(f"bin_{name}" for name in self.order))
-        base: dict[str, dict[str, tuple[str, ...]]] = {
-            "object": {"keeper": counts.KEEPER, "calibration": calibration.OBJECT},
+    def __init__(self, config: Config, partitions: int = 1) -> None:
+        """``partitions``: how many such visits share the objects. Each sees its share of them, and of the calibration's cells."""
+        lines: tuple[Line, ...] = ("main", "slow")
+        used = {each.line for each in config.learners().values()}
+        self.scales = [Scale(config, line) for line in lines if line in used]
+        self._partitions = partitions
+        base: dict[str, dict[str, Fields]] = {
+            "object": {"keeper": counts.KEEPER} | {scale.owner: calibration.OBJECT for scale in self.scales},
             "endpoint": {"owner": counts.OWNER},
-            "pair": {"units": counts.PAIR, "calibration": fields},
+            "pair": {"units": counts.PAIR} | {scale.owner: scale.fields for scale in self.scales},
+            "peer": {},
+            "peer_pair": {"keeper": (("last", "u4"),)},
         }
-        limits = {"object": config.limits.objects, "endpoint": config.limits.endpoints, "pair": config.limits.pairs}
+        given = config.limits
+        # Groups are few, and most endpoints are used by the members of one or two.
+        limits = {"object": given.objects, "endpoint": given.endpoints, "pair": given.pairs, "peer_pair": given.endpoints}
         super().__init__(config, base, limits)
-        streams, many = len(Stream), len(self.order)
-        self.clock = np.zeros(len(calibration.CLOCK))
-        self.streams = np.zeros((streams, 4))
-        self.means = np.zeros((streams, many, 2))
-        self.histogram = np.zeros((streams, many, calibration.BINS))
-        self.gain = np.zeros((streams, many, calibration.BINS))
-        self.term = np.zeros((streams, many, calibration.BINS))
-        self.weights = np.array([s.weight for s in everything.values()])
-        self.drifts = np.array([s.drifts for s in everything.values()])
-        given = config.calibration
-        stretch = float(given.equalise_streams)
-        self.settings = np.array([given.cap, given.floor, given.beta, stretch, config.budget.alerts_per_day])
 
     def idle(self, table: str) -> np.ndarray:
         """See the base class."""
         held = self.tables[table]
         if table == "object":
-            last: np.ndarray = np.maximum(held["keeper"][: held.used, 0], held["calibration"][: held.used, 3])
-            return last
-        return held["owner"][: held.used, 7] if table == "endpoint" else held["units"][: held.used, 0]
+            worried = held[self.scales[0].owner]["strange_since"] * SECOND
+            last: np.ndarray = np.maximum(held["keeper"]["last"], worried)
+        elif table == "endpoint":
+            last = held["owner"]["last"]
+        else:
+            last = held["keeper"]["last"] if table == "peer_pair" else held["units"]["hour_taught"]
+        return last[: held.used]
 
     def visit(self, block: Block, side: ActorSide, scores: Callable[[np.ndarray], None] | None = None) -> Iterator[Found]:
-        """Score a block from its objects' side, combine, then learn it. ``scores``, if given, gets float64[n] run by run."""
+        """Score a block from its objects' side, combine, then learn it. ``scores``, if given, gets float64[n] of
+        the main line run by run."""
         n = len(block)
         endpoint = facets(block)
         pair = np.empty(n, np.uint64)
         pair_keys(endpoint, block.names.hashes[block.actor], pair)
         keys = {"object": block.names.hashes[block.object], "endpoint": endpoint, "pair": pair}
+        if "peer_pair" in self.tables:
+            keys["peer_pair"] = np.empty(n, np.uint64)
+            pair_keys(endpoint, side.peer.astype(np.uint64), keys["peer_pair"])
         for run, slots, known in self.admit(keys, block):
             part = block if run == slice(0, n) else block.take(run)
             given = side if run == slice(0, n) else side.part(run)
+            pace = paces(part)
             out = np.empty((len(counts.OUTPUT), len(part)))
             count(
                 part.time,
@@ -298,6 +324,7 @@ class ObjectVisit(_Visit):
                 slots["endpoint"],
                 slots["pair"],
                 self.population(slots["endpoint"], known["endpoint"]),
+                pace,
                 self.tables["object"]["keeper"],
                 self.tables["endpoint"]["owner"],
                 self.tables["pair"]["units"],
@@ -305,60 +332,32 @@ class ObjectVisit(_Visit):
                 self.lateness,
                 out,
             )
-            rows = rows_of(part, out, slots, given.counts)
+            if self._partitions > 1:
+                # Objects are spread evenly by their hash, so that the others hold as much as this one.
+                out[counts.ALL_HOURS] *= self._partitions
+                out[counts.POPULATION] *= self._partitions
+            if "peer" in self.tables:
+                slots["peer"] = given.peer
+            rows = rows_of(part, out, slots, given.counts, pace, self._outward.of(part.names, part.object) != 0)
+            if "peer_pair" in self.tables:
+                # Rows of one endpoint are in order of time, so that the last of several is the latest.
+                seen = self.tables["peer_pair"]["keeper"]["last"]
+                seen[slots["peer_pair"][rows.learn]] = rows.time[rows.learn] / SECOND
             done = dict(given.signals)
             self.ask(rows, done)
-            yield self._combine(part, rows, done, scores)
-
-    def _combine(self, block: Block, rows: Rows, done: dict[str, np.ndarray], scores: Callable[[np.ndarray], None] | None) -> Found:
-        n = len(block)
-        surprise = np.empty((len(self.order), n))
-        for k, name in enumerate(self.order):
-            surprise[k] = done[name][0]
-        score = np.empty(n)
-        evidence = np.empty((n, calibration.EVIDENCE + len(self.order)))
-        found = calibration.calibrate(
-            rows.time,
-            rows.learn & (rows.actor_counts[counts.LEARN] != 0.0),
-            rows.counts[counts.NEW_HOUR],
-            block.stream,
-            rows.actor_counts[counts.CELLS],
-            surprise,
-            rows.slots["object"],
-            rows.slots["pair"],
-            self.tables["object"]["calibration"],
-            self.tables["pair"]["calibration"],
-            self.clock,
-            self.streams,
-            self.means,
-            self.histogram,
-            self.gain,
-            self.term,
-            self.weights,
-            self.drifts,
-            self.settings,
-            score,
-            evidence,
-        )
-        if scores is not None:
-            scores(score)
-        kept = evidence[:found].copy()
-        index = kept[:, calibration.ROW].astype(np.int64)
-        values = np.empty((found, len(self.order), 3))
-        for k, name in enumerate(self.order):
-            values[:, k, :] = done[name][1:, index].T
-        return Found(block, kept, values, self.order)
+            for scale in self.scales:
+                tables = {name: self.tables[name][scale.owner] for name in ("object", "pair")}
+                score, found = scale.judge(part, rows, given.peer, done, tables)
+                if scores is not None and scale.line == "main":
+                    scores(score)
+                yield found
 
     def arrays(self) -> dict[str, np.ndarray]:
         """See the base class."""
-        return super().arrays() | {
-            "clock": self.clock,
-            "streams": self.streams,
-            "means": self.means,
-            "histogram": self.histogram,
-            "gain": self.gain,
-            "term": self.term,
-        }
+        mine = super().arrays()
+        for scale in self.scales:
+            mine |= scale.arrays()
+        return mine
 
 
 def dump(visit: _Visit) -> Iterator[tuple[str, int, bytes]]:

@@ -1,7 +1,8 @@
 """Calibration: surprises of different signals on one scale, and their sum.
 
-Per stream and signal a histogram of *(edge, hour) cells*, each counted once at its strongest. A surprise becomes
-G = -ln(share of cells at least as surprising): the scale is the same for all, an empty history says G = 0, nothing is strange.
+Per identity class (kind of actor, within its stream) and signal a histogram of *(edge, hour) cells*, each counted once at its strongest;
+the slow line counts (edge, day) cells. A surprise becomes G = -ln(share of cells at least as surprising): the scale is the same for all,
+an empty history says G = 0, nothing is strange. A class of few cells leans on its stream.
 An endpoint may teach at most ``cap`` cells an hour, so that a flood of spoofed addresses cannot make itself normal.
 Signals add up inside a logarithm: score = 1/beta ln sum (w e^G)^beta, between the harmonic mean and the minimum of the p-values.
 """
@@ -13,15 +14,20 @@ import math
 import numpy as np
 from numba import njit
 
-from models.kernels import DAY, HOUR, advance, day_unit, hour_unit, passed
+from models.counts import MOST_CELLS
+from models.kernels import DAY, HOUR, SECOND, advance, day_unit, hour_unit, passed, second_of
+from models.profiles import Fields
 
-BINS = 256
+#: A pair keeps a signal's bin in one byte, counted from one: 0 = it said nothing.
+BINS = 255
 #: Bins to a nat, up to LINEAR nats; from there to MOST nats the other half of the bins in equal ratios, so that floods of very
 #: different size are told apart. A surprise beyond counts as the last bin.
 PER_NAT = 8.0
 LINEAR = 16.0
-MOST = 10_000.0
-_STEEP = (BINS / 2 - 1) / math.log(MOST / LINEAR)
+_HALF = int(LINEAR * PER_NAT)
+#: June: 1,000 instead of 10,000 raises hard-mode AP from .031 to .115 and costs .0004 of AUC; 100 costs .003.
+MOST = 1_000.0
+_STEEP = (BINS - 1 - _HALF) / math.log(MOST / LINEAR)
 #: Where a drifting signal's mean is put, so that what is below it still has bins.
 CENTRE = 8.0
 #: Cells of the tail that is extrapolated. 10 to 100 did equally well on DARPA-98 June.
@@ -37,6 +43,12 @@ MOST_STRETCH = 2.0
 #: A row of a known cell is evidence again when it is this much stronger, in nats: one bin.
 STEP = 1.0 / PER_NAT
 
+#: A class leans on the other cells of its stream as on so many of its own.
+LEAN = 300.0
+#: Cells of a peer group from which a share is worth saying, and at which old ones count half.
+FEWEST_PEERS = 20.0
+MOST_PEERS = 50_000.0
+
 #: Evidence is what about this many times the budget would let through: less would starve the threshold, more is noise to carry.
 EVIDENCE_PER_ALERT = 10.0
 #: ... but never what is no stranger than about one cell in five.
@@ -50,14 +62,16 @@ RECKONING = 0.02
 #: the floor is raised, evidence since the last reckoning, age at it.
 CLOCK = ("now", "age", "floor", "ceiling", "raised", "evidence", "reckoned")
 
-#: Fields on the pair table: whether its current cell teaches; score already reported in it; then one bin a signal.
-PAIR = ("taught", "peak")
+#: Fields on the pair table: whether its current cell teaches; score already reported in it. Then ``bins``, ``u1`` a signal: the cell's
+#: bin + 1, 0 = silent.
+PAIR: Fields = (("taught", "u1"), ("peak", "f4"))
 #: Fields on the object table: cells taught this hour and since when; surprising partners this hour and since when.
-OBJECT = ("cells", "cells_since", "strange", "strange_since")
+OBJECT: Fields = (("cells", "u2"), ("cells_since", "u4"), ("strange", "u4"), ("strange_since", "u4"))
 
-#: Columns of the evidence matrix before the G of each signal.
-ROW, SCORE, FIRST, OBJECT_STRANGE, UNIT, LEARNED, CEILING = range(7)
-EVIDENCE = 7
+#: Columns of the evidence matrix before the G of each signal and, after these, the share of the peers' cells at least as surprising to
+#: each (NaN = not known).
+ROW, SCORE, FIRST, OBJECT_STRANGE, UNIT, LEARNED, CEILING, OWN_HOURS = range(8)
+EVIDENCE = 8
 
 
 @njit(cache=True, inline="always")
@@ -65,15 +79,15 @@ def bin_of(x: float) -> int:
     """The bin of a surprise."""
     if x < LINEAR:
         return max(int(x * PER_NAT), 0)
-    return min(int(BINS / 2 + math.log(x / LINEAR) * _STEEP), BINS - 1)
+    return min(int(_HALF + math.log(x / LINEAR) * _STEEP), BINS - 1)
 
 
 @njit(cache=True, inline="always")
 def nats_of(b: int) -> float:
     """The lower end of a bin, in nats."""
-    if b <= BINS / 2:
+    if b <= _HALF:
         return b / PER_NAT
-    return LINEAR * math.exp((b - BINS / 2) / _STEEP)
+    return LINEAR * math.exp((b - _HALF) / _STEEP)
 
 
 @njit(cache=True)
@@ -140,23 +154,43 @@ def _reckon(clock: np.ndarray, per_day: float) -> None:
 
 
 @njit(cache=True)
+def _share(histogram: np.ndarray, b: int) -> float:
+    """The share of a peer group's cells in bin ``b`` and above; NaN where there are too few to tell."""
+    total = 0.0
+    above = 0.0
+    for other in range(BINS):
+        total += histogram[other]
+        if other >= b:
+            above += histogram[other]
+    if total > MOST_PEERS:
+        for other in range(BINS):
+            histogram[other] *= 0.5
+    return math.nan if total < FEWEST_PEERS else (1.0 + above) / (1.0 + total)
+
+
+@njit(cache=True)
 def calibrate(
     time: np.ndarray,
     learn: np.ndarray,
-    new_hour: np.ndarray,
+    new_cell: np.ndarray,
     stream: np.ndarray,
+    everyone: np.ndarray,
+    kind: np.ndarray,
     actor_cells: np.ndarray,
+    own_hours: np.ndarray,
+    peer: np.ndarray,
     surprise: np.ndarray,
     object_slot: np.ndarray,
     pair_slot: np.ndarray,
     object_: np.ndarray,
     pair: np.ndarray,
     clock: np.ndarray,
-    streams: np.ndarray,
+    cells: np.ndarray,
     means: np.ndarray,
     histogram: np.ndarray,
     gain: np.ndarray,
     term: np.ndarray,
+    peers: np.ndarray,
     weights: np.ndarray,
     drifts: np.ndarray,
     settings: np.ndarray,
@@ -165,42 +199,58 @@ def calibrate(
 ) -> int:
     """Score rows, teach cells, collect evidence. Returns how many evidence rows were written.
 
-    ``surprise`` float64[signals, n], NaN = the row does not say. ``clock`` as CLOCK. ``streams`` float64[S, 4]: cells taught, cells
-    and time at the last rebuild, whether ever built. ``means`` float64[S, signals, 2]: running mean, cells in it.
-    ``histogram``, ``gain``, ``term`` float64[S, signals, BINS].
-    ``settings``: cap, least score of a strange partner, beta, stretch (0/1), alerts a day.
-    ``score`` float64[n] and ``evidence`` float64[n, EVIDENCE + signals] are written.
+    ``surprise`` float64[signals, n], NaN = the row does not say. ``everyone`` int64[n]: the class of the row's whole stream, whose
+    classes follow it; ``kind`` int[n]: how far on the row's own class is. ``peer`` int32[n]: the actor's peer group, 0 = none.
+    ``clock`` as CLOCK. ``cells`` float64[C, 4]: cells taught, cells and time at the last rebuild, whether ever built. ``means``
+    float64[S, signals, 2]: running mean, cells in it. ``histogram``, ``gain``, ``term`` float64[C, signals, BINS]; ``peers``
+    float64[G, signals, BINS]. ``object_``, ``pair``: records of OBJECT, and of PAIR with ``bins``.
+    ``settings``: cap, least score of a strange partner, beta, stretch (0/1), alerts a day, length of a cell (HOUR or DAY).
+    ``score`` float64[n] and ``evidence`` float64[n, EVIDENCE + 2 x signals] are written.
     """
     many = surprise.shape[0]
-    cap = settings[0]
-    beta = settings[2]
+    stride = cells.shape[0] // means.shape[0]
+    cap, beta, period = settings[0], settings[2], settings[5]
     found = 0
     bins = np.zeros(many, np.int64)
+    pooled = np.zeros(BINS)
     for i in range(len(time)):
         now = time[i]
         advance(clock, now)
-        unit = hour_unit(clock[1])
+        hour = hour_unit(clock[1])
+        unit = hour if period == HOUR else day_unit(clock[1])
         s = stream[i]
-        cells = streams[s]
-        if cells[3] == 0.0 or (now > cells[2] and passed(now, cells[2], unit, HOUR)) or cells[0] >= 1.3 * cells[1] + 20.0:
-            fade = math.exp(-max(now - cells[2], 0.0) / MEMORY) if cells[3] != 0.0 else 1.0
-            cells[0] *= fade
-            stretch = 1.0
-            everything = 0.0
-            for other in range(len(streams)):
-                everything += streams[other, 0]
-            clock[3] = math.log(1.0 + everything)
-            _reckon(clock, settings[4])
-            clock[2] = _floor(everything, clock[1], settings[4]) + clock[4]
-            if settings[3] != 0.0:
-                stretch = min(math.log(1.0 + max(everything, FEWEST)) / math.log(1.0 + max(cells[0], FEWEST)), MOST_STRETCH)
-            for k in range(many):
-                for b in range(BINS):
-                    histogram[s, k, b] *= fade
-                _rebuild(histogram[s, k], weights[k], beta, stretch, gain[s, k], term[s, k])
-            cells[1] = cells[0]
-            cells[2] = max(now, cells[2])
-            cells[3] = 1.0
+        whole = everyone[i]
+        c = whole + kind[i]
+        for step in range(2):
+            at = c if step == 1 else whole
+            own = cells[at]
+            if (step == 1 or c != whole) and (
+                own[3] == 0.0 or (now > own[2] and passed(now, own[2], hour, HOUR)) or own[0] >= 1.3 * own[1] + 20.0
+            ):
+                fade = math.exp(-max(now - own[2], 0.0) / MEMORY) if own[3] != 0.0 else 1.0
+                own[0] *= fade
+                for k in range(many):
+                    for b in range(BINS):
+                        histogram[at, k, b] *= fade
+                own[1] = own[0]
+                own[2] = max(now, own[2])
+                own[3] = 1.0
+                if step == 0:
+                    continue
+                everything = 0.0
+                for other in range(means.shape[0]):
+                    everything += cells[other * stride, 0]
+                clock[3] = math.log(1.0 + everything)
+                _reckon(clock, settings[4])
+                clock[2] = _floor(everything, clock[1], settings[4]) + clock[4]
+                stretch = 1.0
+                if settings[3] != 0.0:
+                    stretch = math.log(1.0 + max(everything, FEWEST)) / math.log(1.0 + max(cells[whole, 0], FEWEST))
+                lean = 0.0 if c == whole else min(LEAN / max(cells[whole, 0] - own[0], 1.0), 1.0)
+                for k in range(many):
+                    for b in range(BINS):
+                        pooled[b] = histogram[c, k, b] + lean * max(histogram[whole, k, b] - histogram[c, k, b], 0.0)
+                    _rebuild(pooled, weights[k], beta, min(stretch, MOST_STRETCH), gain[c, k], term[c, k])
         total = 0.0
         for k in range(many):
             x = surprise[k, i]
@@ -214,66 +264,78 @@ def calibrate(
                 x = CENTRE
             b = bin_of(x)
             bins[k] = b
-            total += term[s, k, b]
+            total += term[c, k, b]
         value = math.log(total) / beta
         score[i] = value
         o = object_[object_slot[i]]
         p = pair[pair_slot[i]]
-        if new_hour[i]:
-            # Also where the row is too late for its actor and does not teach: the hour before is over all the same.
-            p[1] = 0.0
-            p[0] = 0.0
+        if new_cell[i]:
+            # Also where the row is too late for its actor and does not teach: the cell before is over all the same.
+            p.peak = 0.0
+            p.taught = 0
         if learn[i]:
-            if new_hour[i]:
-                if o[1] == 0.0 or passed(now, o[1], unit, HOUR):
-                    o[0] = 0.0
-                    o[1] = now
-                if actor_cells[i] <= cap and o[0] < cap:
-                    o[0] += 1.0
-                    p[0] = 1.0
-                    cells[0] += 1.0
+            if new_cell[i]:
+                if o.cells_since == 0 or passed(now, o.cells_since * SECOND, unit, period):
+                    o.cells = 0
+                    o.cells_since = second_of(now)
+                if actor_cells[i] <= cap and o.cells < cap:
+                    o.cells = min(o.cells + 1, MOST_CELLS)
+                    p.taught = 1
+                    cells[c, 0] += 1.0
+                    if c != whole:
+                        cells[whole, 0] += 1.0
                     for k in range(many):
-                        p[2 + k] = bins[k]
+                        p.bins[k] = bins[k] + 1
                         if bins[k] < 0:
                             continue
-                        histogram[s, k, bins[k]] += 1.0
+                        histogram[c, k, bins[k]] += 1.0
+                        if c != whole:
+                            histogram[whole, k, bins[k]] += 1.0
+                        if peer[i] > 0:
+                            peers[peer[i], k, bins[k]] += 1.0
                         if drifts[k]:
                             means[s, k, 1] += 1.0
                             weight = max(1.0 / means[s, k, 1], SLOWEST_MEAN)
                             means[s, k, 0] += weight * (surprise[k, i] - means[s, k, 0])
-            elif p[0] != 0.0:
+            elif p.taught != 0:
                 for k in range(many):
                     b = bins[k]
-                    before = int(p[2 + k])
+                    before = int(p.bins[k]) - 1
                     if b > before:
                         if before >= 0:
-                            histogram[s, k, before] = max(histogram[s, k, before] - 1.0, 0.0)
-                        histogram[s, k, b] += 1.0
-                        p[2 + k] = b
+                            histogram[c, k, before] = max(histogram[c, k, before] - 1.0, 0.0)
+                            if c != whole:
+                                histogram[whole, k, before] = max(histogram[whole, k, before] - 1.0, 0.0)
+                        histogram[c, k, b] += 1.0
+                        if c != whole:
+                            histogram[whole, k, b] += 1.0
+                        p.bins[k] = b + 1
         if value < clock[2]:
             continue
         strange = max(settings[1], clock[2])
-        first = value >= strange and p[1] < strange
-        stronger = value >= p[1] + STEP
+        first = value >= strange and p.peak < strange
+        stronger = value >= p.peak + STEP
         if first and learn[i]:
-            if o[3] == 0.0 or passed(now, o[3], unit, HOUR):
-                o[2] = 0.0
-                o[3] = now
-            o[2] += 1.0
+            if o.strange_since == 0 or passed(now, o.strange_since * SECOND, unit, period):
+                o.strange = 0
+                o.strange_since = second_of(now)
+            o.strange += 1
         row = evidence[found]
         row[ROW] = i
         row[SCORE] = value
         row[FIRST] = 2.0 if first else (1.0 if stronger else 0.0)
-        # What was strange in an earlier hour is nobody's partner now.
-        row[OBJECT_STRANGE] = 0.0 if o[3] == 0.0 or passed(now, o[3], unit, HOUR) else o[2]
+        # What was strange in an earlier cell is nobody's partner now.
+        row[OBJECT_STRANGE] = 0.0 if o.strange_since == 0 or passed(now, o.strange_since * SECOND, unit, period) else o.strange
         row[UNIT] = unit
         row[LEARNED] = 1.0 if learn[i] else 0.0
         row[CEILING] = clock[3]
+        row[OWN_HOURS] = own_hours[i]
         for k in range(many):
-            row[EVIDENCE + k] = gain[s, k, bins[k]] if bins[k] >= 0 else 0.0
+            row[EVIDENCE + k] = gain[c, k, bins[k]] if bins[k] >= 0 else 0.0
+            row[EVIDENCE + many + k] = _share(peers[peer[i], k], bins[k]) if bins[k] >= 0 and peer[i] > 0 else math.nan
         found += 1
         if stronger:
-            if p[1] == 0.0:
+            if p.peak == 0.0:
                 clock[5] += 1.0
-            p[1] = value
+            p.peak = value
     return found

@@ -1,7 +1,7 @@
 """Compiled inner loops that several parts of `models` share: slots by key, units of time, heavy tails.
 
-All of them run row by row in log order, so a block may be cut anywhere without changing a result. Times are microseconds, kept as
-float64 inside profiles (exact below 2**53, that is until the year 2255).
+All of them run row by row in log order, so a block may be cut anywhere without changing a result. Times are microseconds as float64
+(exact below 2**53, that is until the year 2255); records of profiles keep whole seconds, ``u4`` (until the year 2106), 0 = never.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from numba import njit
 HOUR = 3_600_000_000.0
 DAY = 24.0 * HOUR
 MINUTE = 60_000_000.0
+SECOND = 1_000_000.0
 
 #: The share of an index that may be used before it grows: linear probing slows beyond it.
 FULLEST = 0.6
@@ -106,6 +107,16 @@ def hour_unit(age: float) -> float:
 def day_unit(age: float) -> float:
     """The teaching unit "day" of a stream of this age."""
     return min(max(age / 12.0, MINUTE), DAY)
+
+
+@njit(cache=True, inline="always")
+def second_of(now: float) -> np.uint32:
+    """The whole second of a time in microseconds, as records keep it.
+
+    An age is the difference of two whole seconds: were the time now taken to the microsecond, a thousand events within one second
+    would each age the record by the part of the second that had gone.
+    """
+    return np.uint32(now / SECOND)
 
 
 @njit(cache=True, inline="always")

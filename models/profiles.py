@@ -1,7 +1,7 @@
 """Profiles: what is remembered of each entity or pair, as rows of numpy arrays.
 
-A ``Table`` maps 64-bit keys (stable hashes of identities) to slots and holds, per owner (a signal, or the visit itself), one
-``float64[slots, fields]`` array. No Python object per entity, no names: a table of a million entities is a few arrays.
+A ``Table`` maps 64-bit keys (stable hashes of identities) to slots and holds, per owner (a signal, or the visit itself), one array of
+packed records. No Python object per entity, no names: a table of a million entities is a few arrays.
 """
 
 from __future__ import annotations
@@ -14,37 +14,49 @@ import pyarrow as pa
 from models.kernels import FULLEST, contains, find_or_add, index_all, keys_by_slot
 
 #: Version of the chunk records. A reader refuses a newer one.
-CHUNK_VERSION = 1
+CHUNK_VERSION = 2
 #: Slots in a chunk record: keeps one well below a broker's default message limit.
 CHUNK_SLOTS = 1000
 #: Slots set aside at first. Zero pages take no memory until they are written, and a table that need not grow need not be copied.
 FIRST_SLOTS = 1 << 18
 
+#: Fields of a record: name, numpy type, and for an array inside the record its length.
+Fields = tuple[tuple[str, str] | tuple[str, str, int], ...]
+
+
+def record(fields: Fields) -> np.dtype:
+    """The packed numpy type of a record.
+
+    >>> record((("since", "u4"), ("hours", "u1", 48))).itemsize
+    52
+    """
+    return np.dtype([(name, kind, *([(length[0],)] if length else [])) for name, kind, *length in fields])
+
 
 class Table:
     """Slots by key with a bound on their number.
 
-    ``fields``: owner -> names of its float64 fields. ``limit``: most slots. The slot order is the order of first sight.
+    ``fields``: owner -> the fields of its records. ``limit``: most slots. The slot order is the order of first sight.
     """
 
-    def __init__(self, name: str, fields: Mapping[str, tuple[str, ...]], limit: int) -> None:
+    def __init__(self, name: str, fields: Mapping[str, Fields], limit: int) -> None:
         self.name = name
-        self.fields = {owner: tuple(names) for owner, names in fields.items()}
+        self.records = {owner: record(each) for owner, each in fields.items()}
         self.limit = limit
         self.used = 0
         self._keys = np.zeros(2048, np.uint64)
         self._slots = np.zeros(2048, np.int32)
-        self.columns = {owner: np.zeros((min(FIRST_SLOTS, limit), len(names))) for owner, names in self.fields.items()}
+        self.columns = {owner: np.zeros(min(FIRST_SLOTS, limit), each) for owner, each in self.records.items()}
         self.protected = np.zeros(min(FIRST_SLOTS, limit), np.bool_)
 
     def __getitem__(self, owner: str) -> np.ndarray:
-        """float64[capacity, fields] of one owner. Growing replaces it: fetch it anew for each block."""
+        """records[capacity] of one owner. Growing replaces it: fetch it anew for each block."""
         return self.columns[owner]
 
     @property
     def nbytes(self) -> int:
         """Bytes held: index, and the columns as far as they are used."""
-        row = 1 + sum(column.shape[1] * column.itemsize for column in self.columns.values())
+        row = 1 + sum(each.itemsize for each in self.records.values())
         return self._keys.nbytes + self._slots.nbytes + self.used * row
 
     def find(self, wanted: np.ndarray, out: np.ndarray, start: int, stop: int) -> int:
@@ -70,6 +82,12 @@ class Table:
         self._hold(self.used + 1)
         return int(out[0])
 
+    def _named(self) -> Iterator[tuple[str, str]]:
+        """Every field as (owner, name)."""
+        for owner, each in self.records.items():
+            for name in each.names or ():
+                yield owner, name
+
     def _hold(self, slots: int) -> None:
         """Make the columns long enough for so many slots."""
         if slots <= len(self.protected):
@@ -77,7 +95,7 @@ class Table:
         # Fresh zero pages cost nothing until they are used, so doubling is cheaper than it looks.
         capacity = max(min(2 * len(self.protected), self.limit), slots)
         for owner, column in self.columns.items():
-            self.columns[owner] = np.zeros((capacity, column.shape[1]))
+            self.columns[owner] = np.zeros(capacity, column.dtype)
             self.columns[owner][: len(column)] = column
         protected = np.zeros(capacity, np.bool_)
         protected[: len(self.protected)] = self.protected
@@ -111,7 +129,7 @@ class Table:
         keys = self.keys()[keep]
         for column in self.columns.values():
             column[: len(keys)] = column[: self.used][keep]
-            column[len(keys) : self.used] = 0.0
+            column[len(keys) : self.used] = np.zeros((), column.dtype)
         self.protected[: len(keys)] = self.protected[: self.used][keep]
         self.protected[len(keys) : self.used] = False
         self.used = len(keys)
@@ -125,10 +143,9 @@ class Table:
             rows = slice(start, min(start + CHUNK_SLOTS, self.used))
             arrays = [pa.array(keys[rows]), pa.array(self.protected[rows])]
             names = ["key", "protected"]
-            for owner, fields in self.fields.items():
-                for position, field in enumerate(fields):
-                    names.append(f"{owner}.{field}")
-                    arrays.append(pa.array(np.ascontiguousarray(self.columns[owner][rows, position])))
+            for owner, name in self._named():
+                names.append(f"{owner}.{name}")
+                arrays.append(_arrow(np.ascontiguousarray(self.columns[owner][rows][name])))
             metadata = {"tocsin.chunk": str(CHUNK_VERSION), "table": self.name, "start": str(start)}
             schema = pa.schema([pa.field(name, array.type) for name, array in zip(names, arrays, strict=True)], metadata)
             sink = pa.BufferOutputStream()
@@ -140,7 +157,7 @@ class Table:
         """Take over what ``dump`` gave, in order, whole or not at all. Raises ValueError, with a sentence, on another version, table
         or set of fields, on a chunk that is missing or out of order, and on foreign bytes."""
         batches: list[pa.Table] = []
-        expected = ["key", "protected", *(f"{owner}.{field}" for owner, fields in self.fields.items() for field in fields)]
+        expected = ["key", "protected", *(f"{owner}.{name}" for owner, name in self._named())]
         for chunk in chunks:
             try:
                 table = pa.ipc.open_stream(chunk).read_all()
@@ -148,8 +165,8 @@ class Table:
                 raise ValueError(f"state of {self.name}: not a chunk record ({error})") from None
             metadata = table.schema.metadata or {}
             version = metadata.get(b"tocsin.chunk", b"0").decode("ascii", "replace")
-            if not version.isdigit() or not 1 <= int(version) <= CHUNK_VERSION:
-                raise ValueError(f"state of {self.name}: chunk version {version!r}, this release reads 1 to {CHUNK_VERSION}")
+            if not version.isdigit() or int(version) != CHUNK_VERSION:
+                raise ValueError(f"state of {self.name}: chunk version {version!r}, this release reads {CHUNK_VERSION}")
             if table.schema.names != expected or metadata.get(b"table", b"").decode() != self.name:
                 raise ValueError(f"state of {self.name} was made with other signals than the configuration names")
             if metadata.get(b"start") != str(sum(batch.num_rows for batch in batches)).encode():
@@ -157,13 +174,10 @@ class Table:
             batches.append(table)
         try:
             whole = pa.concat_tables(batches)
-            columns = {
-                owner: [whole.column(f"{owner}.{field}").cast(pa.float64()).to_numpy() for field in fields]
-                for owner, fields in self.fields.items()
-            }
+            columns = {named: _numpy(whole.column(".".join(named)), self.records[named[0]][named[1]]) for named in self._named()}
             keys = whole.column("key").cast(pa.uint64()).to_numpy()
             protected = whole.column("protected").cast(pa.bool_()).to_numpy()
-        except pa.ArrowException as error:
+        except (pa.ArrowException, ValueError, AttributeError) as error:
             raise ValueError(f"state of {self.name}: not what a dump holds ({error})") from None
         used = whole.num_rows
         if used > self.limit:
@@ -172,9 +186,23 @@ class Table:
         self.used = used
         self.protected = np.zeros(capacity, np.bool_)
         self.protected[:used] = protected
-        for owner, values in columns.items():
-            column = np.zeros((capacity, len(values)))
-            for position, each in enumerate(values):
-                column[:used, position] = each
-            self.columns[owner] = column
+        self.columns = {owner: np.zeros(capacity, each) for owner, each in self.records.items()}
+        for (owner, name), values in columns.items():
+            self.columns[owner][name][:used] = values
         self._reindex(used, keys)
+
+
+def _arrow(values: np.ndarray) -> pa.Array:
+    """A field of many slots as an Arrow array; one that is an array itself as a list of fixed size."""
+    if values.ndim == 1:
+        return pa.array(values)
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
+
+
+def _numpy(column: pa.ChunkedArray, kind: np.dtype) -> np.ndarray:
+    """The inverse of ``_arrow``. Raises ArrowException or ValueError where the column is of another kind."""
+    whole = column.combine_chunks()
+    if kind.subdtype is None:
+        return whole.cast(pa.from_numpy_dtype(kind)).to_numpy(zero_copy_only=False)
+    base, shape = kind.subdtype
+    return whole.flatten().cast(pa.from_numpy_dtype(base)).to_numpy(zero_copy_only=False).reshape(-1, *shape)

@@ -10,8 +10,9 @@ from river.base import AnomalyDetector
 
 from models import counts
 from models.counts import count
+from models.groups import peer_table
 from models.kernels import pair_keys
-from models.profiles import Table
+from models.profiles import Fields, Table
 from models.signals import Rows, Signal
 
 _LIMIT = 1 << 30
@@ -22,8 +23,9 @@ class RiverView(AnomalyDetector):
 
     An event is a dict with ``time`` (seconds, UTC), ``actor`` and ``object`` (64-bit integers, such as
     ``connectors.names.stable_hash`` gives), and, if known, ``moved`` (bytes), ``basis`` (0-4), ``model`` (bool), ``refused`` (0/1),
-    ``weight``. ``score_one`` is the signal's raw surprise in nats, 0.0 where the event does not say what the signal asks; it learns
-    nothing.
+    ``weight``, ``stream`` and ``action`` (numbers), ``via`` and ``detail`` (64-bit integers), ``gpus``, ``gpu_seconds``,
+    ``outward`` (bool), ``pace``, and ``peer``, the number of the actor's peer group (0-63).
+    ``score_one`` is the signal's raw surprise in nats, 0.0 where the event does not say what the signal asks; it learns nothing.
     """
 
     def __init__(self, signal: Signal, lateness_minutes: float = 60.0) -> None:
@@ -31,7 +33,7 @@ class RiverView(AnomalyDetector):
         self.lateness_minutes = lateness_minutes
         state = signal.state()
 
-        def table(name: str, base: dict[str, tuple[str, ...]]) -> Table:
+        def table(name: str, base: dict[str, Fields]) -> Table:
             return Table(name, base | ({"signal": state[name]} if name in state else {}), _LIMIT)
 
         self._tables = {
@@ -40,6 +42,8 @@ class RiverView(AnomalyDetector):
             "object": table("object", {"keeper": counts.KEEPER}),
             "endpoint": table("endpoint", {"owner": counts.OWNER}),
             "pair": table("pair", {"units": counts.PAIR}),
+            "peer_pair": table("peer_pair", {}),
+            "peer": peer_table("peer", {"signal": state["peer"]} if "peer" in state else {}),
         }
         self._units = {"actor": np.zeros(len(counts.SCALARS)), "object": np.zeros(len(counts.SCALARS))}
         self._scalars = np.zeros(len(signal.scalars()))
@@ -70,10 +74,17 @@ class RiverView(AnomalyDetector):
         actor = np.array([x["actor"]], np.uint64)
         object_ = np.array([x["object"]], np.uint64)
         time = np.array([round(x["time"] * 1e6)])
-        there, back = np.empty(1, np.uint64), np.empty(1, np.uint64)
-        pair_keys(actor, object_, there)
-        pair_keys(object_, actor, back)
-        slots = self._slots({"actor": actor, "actor_pair": there, "object": object_, "endpoint": object_, "pair": back}, learn)
+        via, detail = (np.array([x.get(name, 0)], np.uint64) for name in ("via", "detail"))
+        stream, action = (np.array([x.get(name, 0)], np.int8) for name in ("stream", "action"))
+        pace = np.array([x.get("pace", 1.0)], np.float64)
+        peer = np.array([x.get("peer", 0)], np.int32)
+        endpoint, there, back, group = (np.empty(1, np.uint64) for _ in range(4))
+        pair_keys(object_, detail + action.astype(np.uint64), endpoint)
+        pair_keys(actor, endpoint, there)
+        pair_keys(endpoint, actor, back)
+        pair_keys(endpoint, peer.astype(np.uint64), group)
+        keys = {"actor": actor, "actor_pair": there, "object": object_, "endpoint": endpoint, "pair": back, "peer_pair": group}
+        slots = self._slots(keys, learn) | {"peer": peer}
         # A row that is always too late is read and not taught.
         lateness = self.lateness_minutes * 60e6 if learn else -np.inf
         seen = {}
@@ -86,6 +97,7 @@ class RiverView(AnomalyDetector):
                 slots[owner],
                 slots[pair],
                 population,
+                pace,
                 self._tables[keeper]["keeper"],
                 self._tables[owner]["owner"],
                 self._tables[pair]["units"],
@@ -105,6 +117,16 @@ class RiverView(AnomalyDetector):
             model=np.array([x.get("model", False)]),
             refused=np.array([x.get("refused", np.nan)], np.float64),
             weight=np.array([x.get("weight", 1.0)], np.float64),
+            stream=stream,
+            action=action,
+            actor=actor,
+            object=object_,
+            via=via,
+            detail=detail,
+            gpus=np.array([x.get("gpus", np.nan)], np.float64),
+            gpu_seconds=np.array([x.get("gpu_seconds", np.nan)], np.float64),
+            outward=np.array([x.get("outward", False)]),
+            pace=pace,
         )
         out = np.empty((4, 1))
         state = {name: self._tables[name]["signal"] for name in self.signal.state()}

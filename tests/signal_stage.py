@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 
+from connectors.event import Action, Stream
 from models import counts
 from models.counts import count
+from models.groups import peer_table
 from models.kernels import DAY, HOUR, MINUTE, pair_keys
-from models.profiles import Table
+from models.profiles import Fields, Table
 from models.signals import Rows, Signal
 
 #: A Monday, 2024-01-01, in microseconds.
@@ -20,7 +23,7 @@ SECOND = 1_000_000
 
 @dataclass
 class Events:
-    """Columns of events in log order; all arrays of one length."""
+    """Columns of events in log order; all arrays of one length. ``peer``: the number of the actor's peer group, 0-63."""
 
     time: np.ndarray
     actor: np.ndarray
@@ -30,6 +33,15 @@ class Events:
     model: np.ndarray
     refused: np.ndarray
     weight: np.ndarray
+    stream: np.ndarray
+    action: np.ndarray
+    via: np.ndarray
+    detail: np.ndarray
+    gpus: np.ndarray
+    gpu_seconds: np.ndarray
+    outward: np.ndarray
+    pace: np.ndarray
+    peer: np.ndarray
 
     def __len__(self) -> int:
         return len(self.time)
@@ -38,30 +50,39 @@ class Events:
         return Events(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
 
-def events(
-    time: np.ndarray | list[int],
-    actor: int | np.ndarray = 1,
-    object: int | np.ndarray = 101,
-    moved: float | np.ndarray = 1e9,
-    refused: float | np.ndarray = 0.0,
-    weight: float | np.ndarray = 1.0,
-) -> Events:
-    """Events of one or several identities; scalars stand for all rows."""
-    n = len(time)
+#: Columns of an event with their types, and what they are where nothing is said: one pull of a model from a registry.
+COLUMNS: dict[str, tuple[type, Any]] = {
+    "actor": (np.uint64, 1),
+    "object": (np.uint64, 101),
+    "moved": (np.float64, 1e9),
+    "basis": (np.int8, 4),
+    "model": (np.bool_, True),
+    "refused": (np.float64, 0.0),
+    "weight": (np.float64, 1.0),
+    "stream": (np.int8, Stream.registry),
+    "action": (np.int8, Action.pull),
+    "via": (np.uint64, 0),
+    "detail": (np.uint64, 0),
+    "gpus": (np.float64, np.nan),
+    "gpu_seconds": (np.float64, np.nan),
+    "outward": (np.bool_, False),
+    "pace": (np.float64, 1.0),
+    "peer": (np.int32, 0),
+}
 
-    def column(value: float | np.ndarray, kind: type) -> np.ndarray:
+
+def events(time: np.ndarray | list[int], actor: int | np.ndarray = 1, object: int | np.ndarray = 101, **more: Any) -> Events:
+    """Events of one or several identities; scalars stand for all rows. ``more``: other columns than their defaults."""
+    n = len(time)
+    given = {name: default for name, (_, default) in COLUMNS.items()} | {"actor": actor, "object": object} | more
+
+    def column(name: str) -> np.ndarray:
+        kind, value = COLUMNS[name][0], given.pop(name)
         return np.full(n, value, kind) if np.isscalar(value) else np.asarray(value, kind)
 
-    return Events(
-        time=np.asarray(time, np.int64),
-        actor=column(actor, np.uint64),
-        object=column(object, np.uint64),
-        moved=column(moved, np.float64),
-        basis=np.full(n, 4, np.int8),
-        model=np.ones(n, np.bool_),
-        refused=column(refused, np.float64),
-        weight=column(weight, np.float64),
-    )
+    made = Events(time=np.asarray(time, np.int64), **{name: column(name) for name in COLUMNS})
+    assert not given, f"no such column: {sorted(given)}"
+    return made
 
 
 def joined(*parts: Events) -> Events:
@@ -70,7 +91,8 @@ def joined(*parts: Events) -> Events:
 
 
 def mixed(n: int, seed: int = 0) -> Events:
-    """What a real log throws at a learner: gaps, rows late and too late, unknown bytes and outcomes, two kinds of byte count."""
+    """What a real log throws at a learner: gaps, rows late and too late, unknown bytes and outcomes, two kinds of byte count, every
+    stream and action, announced changes."""
     rng = np.random.default_rng(seed)
     gaps = rng.exponential(40.0, n) * SECOND
     gaps[rng.random(n) < 0.02] += HOUR
@@ -84,15 +106,39 @@ def mixed(n: int, seed: int = 0) -> Events:
     refused[rng.random(n) < 0.2] = np.nan
     actor = rng.zipf(1.6, n) % 12
     basis = np.where(rng.random(n) < 0.05, 1, 1 + 3 * (actor % 2)).astype(np.int8)
-    return Events(
-        time=time,
-        actor=(actor + 1).astype(np.uint64),
-        object=(rng.zipf(1.5, n) % 9 + 101).astype(np.uint64),
+    object_ = rng.zipf(1.5, n) % 9 + 101
+    weight = np.where(rng.random(n) < 0.1, 5.0, 1.0)
+    # What is drawn from here on leaves the columns above as they are.
+    stream = np.where(basis == 4, Stream.registry, rng.choice([Stream.flow, Stream.job, Stream.auth], n, p=[0.5, 0.3, 0.2]))
+    job = stream == Stream.job
+    gpus = np.where(job & (rng.random(n) < 0.8), 2.0 ** rng.integers(0, 7, n), np.nan)
+    action = np.select(
+        [stream == Stream.registry, stream == Stream.flow, job],
+        [
+            rng.choice([Action.pull, Action.pull, Action.push, Action.list], n),
+            Action.connect,
+            rng.choice([Action.submit, Action.end], n),
+        ],
+        Action.login,
+    )
+    return events(
+        time,
+        actor + 1,
+        object_,
         moved=moved,
         basis=basis,
         model=basis == 4,
         refused=refused,
-        weight=np.where(rng.random(n) < 0.1, 5.0, 1.0),
+        weight=weight,
+        stream=stream,
+        action=action,
+        via=np.where(rng.random(n) < 0.5, 0, 1001 + actor * 3 + rng.integers(0, 3, n)),
+        detail=np.where(rng.random(n) < 0.3, 0, 2001 + rng.zipf(1.7, n) % 4),
+        gpus=gpus,
+        gpu_seconds=np.where(action == Action.end, gpus * rng.lognormal(8.0, 1.0, n), np.nan),
+        outward=(stream == Stream.flow) & (object_ % 3 == 0),
+        pace=np.where(rng.random(n) < 0.1, 4.0, 1.0),
+        peer=actor % 3,
     )
 
 
@@ -120,7 +166,7 @@ class Stage:
         self.past: list[Events] = []
         state = signal.state()
 
-        def table(name: str, base: dict[str, tuple[str, ...]]) -> Table:
+        def table(name: str, base: dict[str, Fields]) -> Table:
             return Table(name, base | ({"signal": state[name]} if name in state else {}), 1 << 20)
 
         self.tables = {
@@ -129,6 +175,8 @@ class Stage:
             "object": table("object", {"keeper": counts.KEEPER}),
             "endpoint": table("endpoint", {"owner": counts.OWNER}),
             "pair": table("pair", {"units": counts.PAIR}),
+            "peer_pair": table("peer_pair", {}),
+            "peer": peer_table("peer", {"signal": state["peer"]} if "peer" in state else {}),
         }
         self.units = {"actor": np.zeros(len(counts.SCALARS)), "object": np.zeros(len(counts.SCALARS))}
         self.scalars = np.zeros(len(signal.scalars()))
@@ -136,15 +184,25 @@ class Stage:
     def rows(self, given: Events) -> Rows:
         """The run as the learner's visit sees it; teaches the unit counts."""
         n = len(given)
-        there, back = np.empty(n, np.uint64), np.empty(n, np.uint64)
-        pair_keys(given.actor, given.object, there)
-        pair_keys(given.object, given.actor, back)
-        keys = {"actor": given.actor, "actor_pair": there, "object": given.object, "endpoint": given.object, "pair": back}
+        endpoint, there, back, group = (np.empty(n, np.uint64) for _ in range(4))
+        pair_keys(given.object, given.detail + given.action.astype(np.uint64), endpoint)
+        pair_keys(given.actor, endpoint, there)
+        pair_keys(endpoint, given.actor, back)
+        pair_keys(endpoint, given.peer.astype(np.uint64), group)
+        keys = {
+            "actor": given.actor,
+            "actor_pair": there,
+            "object": given.object,
+            "endpoint": endpoint,
+            "pair": back,
+            "peer_pair": group,
+        }
         before = {name: self.tables[name].used for name in keys}
         slots = {}
         for name, wanted in keys.items():
             slots[name] = np.empty(n, np.int32)
             self.tables[name].find(wanted, slots[name], 0, n)
+        slots["peer"] = given.peer
         seen = {}
         for side, keeper, owner, pair in (("actor", "actor", "actor", "actor_pair"), ("object", "object", "endpoint", "pair")):
             seen[side] = np.empty((len(counts.OUTPUT), n))
@@ -155,6 +213,7 @@ class Stage:
                 slots[owner],
                 slots[pair],
                 population,
+                given.pace,
                 self.tables[keeper]["keeper"],
                 self.tables[owner]["owner"],
                 self.tables[pair]["units"],
@@ -174,6 +233,16 @@ class Stage:
             model=given.model,
             refused=given.refused,
             weight=given.weight,
+            stream=given.stream,
+            action=given.action,
+            actor=given.actor,
+            object=given.object,
+            via=given.via,
+            detail=given.detail,
+            gpus=given.gpus,
+            gpu_seconds=given.gpu_seconds,
+            outward=given.outward,
+            pace=given.pace,
         )
 
     def ask(self, rows: Rows) -> np.ndarray:
@@ -217,6 +286,6 @@ class Stage:
             keys = table.keys()
             known = table["signal"][: table.used]
             # A row of zeros is a profile that was never taught: a slot of its own, but no memory.
-            taught = known.any(axis=1)
+            taught = known.view(np.uint8).reshape(len(known), known.itemsize).any(axis=1)
             kept += [keys[taught].tobytes(), known[taught].tobytes()]
         return b"".join([*kept, self.scalars.tobytes()])

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from models.budget import FEWEST, PER_NAT, Budget
+from models.budget import FEWEST, PER_NAT, POWER, Budget, reckon
 from models.kernels import DAY, HOUR, MINUTE
 
 #: Midnight of a Monday, 2024-01-01, in microseconds.
@@ -46,13 +46,44 @@ def test_the_threshold_lets_through_as_many_cells_as_are_granted() -> None:
     rng = np.random.default_rng(1)
     budget = aged(per_day=5.0, days=1.0)
     cells = rng.exponential(1.0, 96).tolist()
+    # Four a day were spent of five, none of them in bulk.
+    budget.openings = [(budget.now + DAY * day, 5.0, 5.0) for day in np.arange(0.0, 4.0, 0.25)]
     hour_by_hour(budget, cells, budget.now + HOUR)
-    days = budget.age / DAY
-    # Nothing was spent: the correction is (N D + 2 N) / 2 N, at most 2.
-    wanted = 5.0 * days * min((5.0 * days + 10.0) / 10.0, 2.0)
+    granted = 5.0 * budget.age / DAY
+    wanted = granted * ((granted + 10.0) / (16.0 + 10.0)) ** POWER
     above = sum(cell >= budget.threshold for cell in cells)
-    assert above <= wanted
-    assert sum(cell >= budget.threshold - 1.0 / PER_NAT for cell in cells) > wanted or budget.threshold == 0.0
+    fewer = sum(cell >= budget.threshold + 1.0 / PER_NAT for cell in cells)
+    more = sum(cell >= budget.threshold - 1.0 / PER_NAT for cell in cells)
+    assert fewer < wanted < more
+    assert abs(above - wanted) <= min(wanted - fewer, more - wanted)
+
+
+def test_a_budget_of_several_partitions_is_the_budget_of_all_their_cells() -> None:
+    rng = np.random.default_rng(2)
+    cells = rng.exponential(1.0, (4, 96))
+    whole = aged(per_day=5.0, days=1.0)
+    parts = [aged(per_day=5.0, days=1.0) for _ in range(4)]
+    for part in parts:
+        part.partitions = 4
+    for hour in range(96):
+        for budget in (whole, *parts):
+            budget.advance(budget.now + HOUR)
+        for partition, part in enumerate(parts):
+            whole.note(f"user:u{partition}", float(cells[partition, hour]), False)
+            part.note(f"user:u{partition}", float(cells[partition, hour]), False)
+    for budget in (whole, *parts):
+        budget.advance(budget.now + HOUR)
+    reckon(parts)
+    assert whole.threshold < math.inf
+    assert [part.threshold for part in parts] == [whole.threshold] * 4
+
+
+def test_a_budget_by_the_day_counts_an_identity_once_a_day() -> None:
+    budget = Budget(1.0, period=DAY)
+    for hour in range(24 * 20):
+        budget.advance(START + hour * HOUR)
+        budget.note("user:ann", 3.0 + hour / 1000, False)
+    assert 14 <= sum(sum(hour.values()) for hour in budget.hours.values()) <= 16
 
 
 def test_an_identity_counts_once_an_hour_at_its_strongest() -> None:
@@ -91,7 +122,7 @@ def test_spending_more_than_granted_raises_the_threshold_and_a_surge_raises_it_a
 
 
 def test_when_the_day_is_spent_only_the_stranger_may_still_open() -> None:
-    budget = aged(per_day=3.0)
+    budget = aged(per_day=2.0)
     hour_by_hour(budget, list(np.linspace(1.0, 6.0, 60)), budget.now + HOUR)
     open_ = budget.bar(9.0)
     assert open_ == budget.threshold
@@ -107,7 +138,7 @@ def test_when_the_day_is_spent_only_the_stranger_may_still_open() -> None:
 
 
 def test_a_young_stream_may_spend_only_its_part_of_the_day() -> None:
-    budget = aged(per_day=10.0, days=0.25)
+    budget = aged(per_day=8.0, days=0.25)
     budget.threshold = 1.0
     for score in (5.0, 6.0):
         budget.opened(score, 9.0)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from models import calibration
 from models.calibration import BINS, EVIDENCE, FIRST, LEARNED, OBJECT_STRANGE, ROW, SCORE, _rebuild, bin_of, calibrate, nats_of
 from models.kernels import DAY, HOUR
+from models.profiles import record
 
 #: Noon of a Monday, 2024-01-01.
 NOON = 1_704_110_400_000_000
@@ -25,18 +26,26 @@ class Calibrator:
     """Objects and pairs by small numbers, and the kernel over them. Two signals, the second one drifting if asked."""
 
     def __init__(
-        self, signals: int = 1, weights: tuple[float, ...] = (), drifts: bool = False, pairs: int = 4096, age: float = 0.0
+        self,
+        signals: int = 1,
+        weights: tuple[float, ...] = (),
+        drifts: bool = False,
+        pairs: int = 4096,
+        age: float = 0.0,
+        kinds: int = 1,
     ) -> None:
-        self.object = np.zeros((512, len(calibration.OBJECT)))
-        self.pair = np.zeros((pairs, len(calibration.PAIR) + signals))
+        self.kinds = kinds
+        self.object = np.zeros(512, record(calibration.OBJECT))
+        self.pair = np.zeros(pairs, record((*calibration.PAIR, ("bins", "u1", signals))))
         self.clock = np.zeros(len(calibration.CLOCK))
         self.clock[1] = age
-        self.streams = np.zeros((2, 4))
+        self.streams = np.zeros((2 * kinds, 4))
         self.means = np.zeros((2, signals, 2))
-        self.histogram, self.gain, self.term = (np.zeros((2, signals, BINS)) for _ in range(3))
+        self.histogram, self.gain, self.term = (np.zeros((2 * kinds, signals, BINS)) for _ in range(3))
         self.weights = np.array(weights or (1.0,) * signals)
         self.drifts = np.full(signals, drifts)
-        self.settings = np.array([CAP, STRANGE, 2.0, 0.0, 5.0])
+        self.peers = np.zeros((4, signals, BINS))
+        self.settings = np.array([CAP, STRANGE, 2.0, 0.0, 5.0, HOUR])
 
     def rows(
         self,
@@ -48,6 +57,8 @@ class Calibrator:
         cells: list[int] | int = 1,
         learn: list[bool] | bool = True,
         stream: int = 0,
+        kind: int = 0,
+        peer: int = 0,
     ) -> tuple[np.ndarray, np.ndarray]:
         """(float64[n] scores, evidence rows)."""
         n = len(time)
@@ -56,13 +67,17 @@ class Calibrator:
         assert np.max(object) < len(self.object)
         matrix = np.atleast_2d(np.asarray(surprise, np.float64))
         score = np.empty(n)
-        evidence = np.zeros((n, EVIDENCE + len(matrix)))
+        evidence = np.zeros((n, EVIDENCE + 2 * len(matrix)))
         found = calibrate(
             np.asarray(time, np.float64),
             np.broadcast_to(np.asarray(learn, np.bool_), n).copy(),
             np.broadcast_to(np.asarray(new_hour, np.float64), n).copy(),
             np.full(n, stream, np.int8),
+            np.full(n, stream * self.kinds, np.int64),
+            np.full(n, kind, np.int8),
             np.broadcast_to(np.asarray(cells, np.float64), n).copy(),
+            np.full(n, 7.0),
+            np.full(n, peer, np.int32),
             matrix,
             np.broadcast_to(np.asarray(object, np.int32), n).copy(),
             np.broadcast_to(np.asarray(pair, np.int32), n).copy(),
@@ -74,6 +89,7 @@ class Calibrator:
             self.histogram,
             self.gain,
             self.term,
+            self.peers,
             self.weights,
             self.drifts,
             self.settings,
@@ -102,6 +118,19 @@ def test_a_bin_begins_where_its_surprises_begin_however_large() -> None:
     assert bins == sorted(bins)
     assert (bins[0], bins[-1]) == (0, BINS - 1)
     assert all(bin_of(nats_of(b) + 1e-6) == b for b in range(BINS))
+    assert nats_of(bin_of(calibration.LINEAR)) == calibration.LINEAR
+
+
+def test_a_cell_remembers_every_bin_and_that_a_signal_said_nothing() -> None:
+    calibrator = Calibrator(signals=2)
+    for pair, surprise in enumerate((0.0, 1.0, 15.9, 1e9)):
+        calibrator.rows([NOON + pair], [[surprise], [np.nan]], object=pair, pair=pair)
+        assert calibrator.pair["bins"][pair].tolist() == [bin_of(surprise) + 1, 0]
+    # It grows from any bin to any other, and one that was silent joins late.
+    calibrator.rows([NOON + 9], [[1e9], [2.0]], object=1, pair=1, new_hour=0)
+    assert calibrator.pair["bins"][1].tolist() == [BINS, bin_of(2.0) + 1]
+    assert calibrator.histogram.sum() == 5.0
+    assert calibrator.histogram[0, 0, BINS - 1] == 2.0
 
 
 def test_an_empty_calibrator_finds_nothing_strange() -> None:

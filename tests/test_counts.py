@@ -11,6 +11,7 @@ import pytest
 from models import counts
 from models.counts import ALL_HOURS, CELLS, DAYS, HOURS, LEARN, NEW_HOUR, PAIR_DAYS, PARTNERS, TIME, count
 from models.kernels import DAY, HOUR, MINUTE, advance, day_unit, hour_unit, passed
+from models.profiles import record
 
 #: Noon of a Monday, 2024-01-01, and a year before it.
 NOON = 1_704_110_400_000_000
@@ -22,21 +23,21 @@ class Ledger:
     """Owners and pairs by small numbers, and the kernel over them."""
 
     def __init__(self, lateness: float = HOUR, age: float = 0.0) -> None:
-        self.keeper = np.zeros((8, len(counts.KEEPER)))
-        self.owner = np.zeros((8, len(counts.OWNER)))
-        self.pair = np.zeros((64, len(counts.PAIR)))
+        self.keeper = np.zeros(8, record(counts.KEEPER))
+        self.owner = np.zeros(8, record(counts.OWNER))
+        self.pair = np.zeros(64, record(counts.PAIR))
         self.scalars = np.zeros(len(counts.SCALARS))
         self.scalars[1] = age
         self.lateness = lateness
 
-    def rows(self, time: list[int], owner: list[int] | int = 0, partner: list[int] | int = 0) -> np.ndarray:
+    def rows(self, time: list[int], owner: list[int] | int = 0, partner: list[int] | int = 0, pace: float = 1.0) -> np.ndarray:
         n = len(time)
         o = np.full(n, owner, np.int32)
         p = o * 8 + np.full(n, partner, np.int32)
         out = np.empty((len(counts.OUTPUT), n))
         population = np.full(n, 8)
         when = np.array(time, np.int64)
-        count(when, o, o, p, population, self.keeper, self.owner, self.pair, self.scalars, self.lateness, out)
+        count(when, o, o, p, population, np.full(n, pace), self.keeper, self.owner, self.pair, self.scalars, self.lateness, out)
         return out
 
     def state(self) -> bytes:
@@ -131,6 +132,31 @@ def test_time_of_a_profile_and_of_the_stream_never_runs_back() -> None:
         assert out[TIME, 0] >= last[owner]
         last[owner] = out[TIME, 0]
     assert ledger.scalars[0] >= last.max()
+
+
+def test_inside_an_announced_change_a_day_counts_for_several_and_an_hour_for_one() -> None:
+    ledger = Ledger(age=YEAR)
+    ledger.rows([NOON], pace=4.0)
+    out = ledger.rows([NOON + 1])
+    assert out[[HOURS, DAYS, PARTNERS, PAIR_DAYS], 0].tolist() == [1, 4, 1, 4]
+
+
+def test_thousands_of_partners_within_one_second_do_not_age_their_owner() -> None:
+    busy = Ledger(age=YEAR)
+    busy.pair = np.zeros(5000, record(counts.PAIR))
+    # 0.999 s into the second: were each row as old as that, all of them together would be older than an hour.
+    time = np.full(4000, NOON + 999_000)
+    slots, zeros = np.arange(4000, dtype=np.int32), np.zeros(4000, np.int32)
+    out = np.empty((len(counts.OUTPUT), 4000))
+    count(time, zeros, zeros, slots, zeros + 1, np.ones(4000), busy.keeper, busy.owner, busy.pair, busy.scalars, HOUR, out)
+    assert out[DAYS].tolist() == list(range(4000))
+
+
+def test_cells_of_an_hour_beyond_what_their_count_can_say_are_as_many_as_it_can() -> None:
+    ledger = Ledger(age=YEAR)
+    ledger.rows([NOON])
+    ledger.owner["cells"][0] = counts.MOST_CELLS
+    assert ledger.rows([NOON + 1, NOON + 2], partner=[1, 2])[CELLS].tolist() == [counts.MOST_CELLS] * 2
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -36,22 +36,22 @@ def found(pieces: list[Piece], learned: bool = True, names: Names | None = None,
     for i, (_, _, _, score, first, strange) in enumerate(pieces):
         if first < 0:
             continue
-        each = np.zeros(EVIDENCE + len(SIGNALS))
+        each = np.zeros(EVIDENCE + 2 * len(SIGNALS))
         each[[ROW, SCORE, FIRST, OBJECT_STRANGE, UNIT, LEARNED, CEILING]] = i, score, first, strange, HOUR, learned, 12.0
         each[EVIDENCE] = score
         each[EVIDENCE + 1] = 2.0
         evidence.append(each)
     values = np.ones((len(evidence), len(SIGNALS), 3))
-    return Found(block_of(names, "made_up", rows), np.array(evidence).reshape(-1, EVIDENCE + len(SIGNALS)), values, SIGNALS)
+    return Found(block_of(names, "made_up", rows), np.array(evidence).reshape(-1, EVIDENCE + 2 * len(SIGNALS)), values, SIGNALS)
 
 
 def fusion() -> Fusion:
-    """One whose threshold is a little above 8 nats: two hundred cells lie there, more than the budget grants."""
+    """One whose threshold is a little above 8 nats: two thousand cells lie there, more than the budget grants."""
     made = Fusion(CONFIG)
     budget = made.state.budget
     budget.age = 20.0 * DAY
     budget.now = budget.rebuilt = float(START - HOUR)
-    budget.hours = {int((START - HOUR) // HOUR): {8 * 16: 200}}
+    budget.hours = {int((START - HOUR) // HOUR): {8 * 16: 2000}}
     made.advance(float(START))
     assert 8.0 < budget.threshold < 8.2
     return made
@@ -214,7 +214,7 @@ def test_evidence_leaks_away() -> None:
     (opened,) = judged([(0, "user:a", "model:m", 9.0, 2, 1)], made)
     (closed,) = made.advance(float(START + QUIET))
     assert opened.evidence_now == pytest.approx(9.0 - CONFIG.fuse.evidence_floor)
-    assert closed.evidence_now == pytest.approx(opened.evidence_now * math.exp(-1.0))
+    assert closed.evidence_now == pytest.approx(opened.evidence_now * math.exp(-CONFIG.fuse.quiet_hours / CONFIG.fuse.evidence_hours))
     assert closed.evidence_peak == opened.evidence_peak
 
 

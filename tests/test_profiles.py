@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.profiles import CHUNK_SLOTS, Table
+from models.profiles import CHUNK_SLOTS, CHUNK_VERSION, Fields, Table
 
-FIELDS = {"units": ("hours", "last"), "rate": ("sum",)}
+FIELDS: dict[str, Fields] = {"units": (("hours", "f4"), ("last", "f8")), "rate": (("sum", "f4"), ("days", "u1", 3), ("since", "u4"))}
 
 
-def table(limit: int = 10_000, fields: dict[str, tuple[str, ...]] = FIELDS, name: str = "actor") -> Table:
+def table(limit: int = 10_000, fields: dict[str, Fields] = FIELDS, name: str = "actor") -> Table:
     return Table(name, fields, limit)
 
 
@@ -29,8 +29,10 @@ def find(held: Table, keys: Iterable[int]) -> tuple[int, list[int]]:
 def filled(keys: Iterable[int], limit: int = 10_000) -> Table:
     held = table(limit)
     find(held, keys)
-    held["units"][: held.used, 0] = held.keys().astype(np.float64) * 10
-    held["rate"][: held.used, 0] = held.keys().astype(np.float64) * 0.5
+    held["units"]["hours"][: held.used] = held.keys() * 10.0
+    held["rate"]["sum"][: held.used] = held.keys() * 0.5
+    held["rate"]["days"][: held.used] = np.arange(3 * held.used).reshape(-1, 3) % 256
+    held["rate"]["since"][: held.used] = 4_000_000_000 + held.keys()
     return held
 
 
@@ -50,8 +52,10 @@ def test_growing_keeps_what_is_known() -> None:
     held = filled(range(1, 1001))
     find(held, range(1, 9_999))
     assert held.keys()[:1000].tolist() == list(range(1, 1001))
-    assert held["units"][:1000, 0].tolist() == [key * 10.0 for key in range(1, 1001)]
-    assert not held["units"][1000:].any()
+    assert held["units"]["hours"][:1000].tolist() == [key * 10.0 for key in range(1, 1001)]
+    assert not held["units"]["hours"][1000:].any()
+    assert held["rate"]["days"][999].tolist() == [2997 % 256, 2998 % 256, 2999 % 256]
+    assert not held["rate"]["days"][1000:].any()
     assert find(held, [1000, 1])[1] == [999, 0]
 
 
@@ -72,8 +76,9 @@ def test_eviction_forgets_the_longest_idle_and_keeps_the_order_of_the_rest() -> 
     held = filled([10, 20, 30, 40, 50], limit=5)
     assert held.evict(np.array([5.0, 1.0, 4.0, 2.0, 3.0]), share=0.4) == 2
     assert held.keys().tolist() == [10, 30, 50]
-    assert held["units"][:3, 0].tolist() == [100.0, 300.0, 500.0]
-    assert not held["units"][3:].any()
+    assert held["units"]["hours"][:3].tolist() == [100.0, 300.0, 500.0]
+    assert held["rate"]["days"][:3].tolist() == [[0, 1, 2], [6, 7, 8], [12, 13, 14]]
+    assert not any(held[owner][name][3:].any() for owner, name in (("units", "hours"), ("rate", "days"), ("rate", "since")))
     assert find(held, [50, 20])[1] == [2, 3]
 
 
@@ -102,6 +107,7 @@ def test_a_dump_is_read_back_whole_and_gives_the_same_bytes() -> None:
     other = load(table(), chunks)
     assert other.keys().tolist() == held.keys().tolist()
     assert other.protected[: other.used].tolist() == held.protected[: held.used].tolist()
+    assert all((other[owner][: other.used] == held[owner][: held.used]).all() for owner in FIELDS)
     assert list(other.dump()) == chunks
     assert find(other, [5, 9_999_999])[1] == [0, held.used]
 
@@ -134,11 +140,16 @@ def _with_version(chunk: bytes, version: bytes) -> bytes:
 def test_a_chunk_that_is_not_ours_is_refused_with_a_sentence() -> None:
     chunk = next(iter(filled([1, 2]).dump()))
     cases: list[tuple[Table, bytes, str]] = [
-        (table(), _with_version(chunk, b"2"), "chunk version '2', this release reads 1 to 1"),
+        (
+            table(),
+            _with_version(chunk, b"%d" % (CHUNK_VERSION + 1)),
+            f"chunk version '{CHUNK_VERSION + 1}', this release reads {CHUNK_VERSION}",
+        ),
+        (table(), _with_version(chunk, b"1"), f"chunk version '1', this release reads {CHUNK_VERSION}"),
         (table(), _with_version(chunk, b"0"), "chunk version '0'"),
         (table(), _with_version(chunk, b"new"), "chunk version 'new'"),
-        (table(fields={"units": ("hours", "last")}), chunk, "made with other signals"),
-        (table(fields=FIELDS | {"more": ("a",)}), chunk, "made with other signals"),
+        (table(fields={"units": FIELDS["units"]}), chunk, "made with other signals"),
+        (table(fields=FIELDS | {"more": (("a", "f4"),)}), chunk, "made with other signals"),
         (table(name="pair"), chunk, "made with other signals"),
         (table(), b"", "not a chunk record"),
         (table(), b"not arrow at all, but long enough to look", "not a chunk record"),
@@ -167,9 +178,19 @@ def test_missing_and_disordered_chunks_are_refused_and_leave_nothing_behind() ->
         assert held.used == 0
 
 
-def test_a_chunk_with_columns_of_another_type_is_refused_with_a_sentence() -> None:
+@pytest.mark.parametrize(
+    ("column", "other"),
+    [
+        ("rate.sum", pa.array(["x", "y"])),
+        ("rate.days", pa.array([1, 2])),
+        ("rate.since", pa.array([-1, 2])),
+        ("key", pa.array([-1, 1])),
+    ],
+    ids=lambda value: value if isinstance(value, str) else str(value.type),
+)
+def test_a_chunk_with_columns_of_another_type_is_refused_with_a_sentence(column: str, other: pa.Array) -> None:
     read = pa.ipc.open_stream(next(iter(filled([1, 2]).dump()))).read_all()
-    arrays = [pa.array(["x", "y"]) if name == "rate.sum" else read.column(name).combine_chunks() for name in read.schema.names]
+    arrays = [other if name == column else read.column(name).combine_chunks() for name in read.schema.names]
     schema = pa.schema([pa.field(n, a.type) for n, a in zip(read.schema.names, arrays, strict=True)], read.schema.metadata)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, schema) as writer:
@@ -201,7 +222,7 @@ def test_a_table_behaves_like_a_dict_with_a_bound(steps: list[object]) -> None:
         if step == "evict":
             free = [key for key in model if key not in kept]
             many = min(max(int(LIMIT * 0.25), 1), len(free))
-            assert held.evict(held["units"][: held.used, 1].copy(), share=0.25) == many
+            assert held.evict(held["units"]["last"][: held.used].copy(), share=0.25) == many
             for key in sorted(free, key=lambda key: model[key])[:many]:
                 del model[key]
         elif step == "reload":
@@ -214,9 +235,9 @@ def test_a_table_behaves_like_a_dict_with_a_bound(steps: list[object]) -> None:
             done, slots = find(held, step)
             for key, slot in zip(step, slots, strict=False):
                 model[key] = clock
-                held["units"][slot, 1] = clock
+                held["units"]["last"][slot] = clock
             assert done == len(step) or (len(model) == LIMIT and step[done] not in model)
         kept &= model.keys()
         assert held.keys().tolist() == list(model)
-        assert held["units"][: held.used, 1].tolist() == list(model.values())
+        assert held["units"]["last"][: held.used].tolist() == list(model.values())
         assert {key for key, safe in zip(model, held.protected[: held.used].tolist(), strict=True) if safe} == kept

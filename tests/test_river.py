@@ -103,6 +103,15 @@ def _event_of(given: Events, i: int) -> Event:
         "model": bool(given.model[i]),
         "refused": float(given.refused[i]),
         "weight": float(given.weight[i]),
+        "stream": int(given.stream[i]),
+        "action": int(given.action[i]),
+        "via": int(given.via[i]),
+        "detail": int(given.detail[i]),
+        "gpus": float(given.gpus[i]),
+        "gpu_seconds": float(given.gpu_seconds[i]),
+        "outward": bool(given.outward[i]),
+        "pace": float(given.pace[i]),
+        "peer": int(given.peer[i]),
     }
 
 

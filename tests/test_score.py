@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import random
 import subprocess
@@ -9,16 +10,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connectors.event import Action, Block, block_of
+from connectors.event import Action, Block, Stream, block_of
 from connectors.names import Names, stable_hash
 from detector.config import Config, ConfigError, parse
+from detector.marks import Marks, outward
 from detector.score import ActorVisit, ObjectVisit, dump, facets, load
 from models.calibration import ROW
+from models.profiles import Fields
+from models.signals import Rows, Signal, Visit
 from tests.logs import START, cut, log, row
 
 LOG = log(700, seed=1)
@@ -113,6 +118,10 @@ def test_state_of_other_signals_is_refused_with_a_sentence() -> None:
         for name, _, data in dump(visit):
             records.setdefault(name, []).append(data)
     other = parse('[signals.more]\nlearner = "rate"\nof = "actor"')
+    turned = config()
+    turned.signals = dict(reversed(turned.signals.items()))
+    with pytest.raises(ValueError, match="made with other signals"):
+        load(ObjectVisit(turned), records)
     with pytest.raises(ValueError, match="made with other signals"):
         load(ActorVisit(other), records)
     with pytest.raises(ValueError, match="made with other signals"):
@@ -231,6 +240,150 @@ def test_what_is_known_of_a_restricted_model_outlives_the_crowd() -> None:
     endpoint = facets(crowd.take(slice(0, 1)))
     visits.fold(crowd)
     assert np.isin(endpoint, visits.object.tables["endpoint"].keys()).all()
+
+
+# --- what a signal is shown -----------------------------------------------------------------------------------------------------------
+
+
+class Witness(Signal, dict=True):
+    """Says nothing and keeps what it was shown; counts the rows of each peer group, and of each at each endpoint."""
+
+    at: str = "object"
+    groups: bool = True
+
+    @property
+    def visit(self) -> Visit:
+        return "actor" if self.at == "actor" else "object"
+
+    def state(self) -> dict[str, Fields]:
+        if not self.groups:
+            return {}
+        counted: Fields = (("rows", "u4"),)
+        return {"peer": counted} if self.at == "actor" else {"peer": counted, "peer_pair": counted}
+
+    def surprise(self, rows: Rows, tables: dict[str, np.ndarray], scalars: np.ndarray, out: np.ndarray) -> None:
+        self.__dict__.setdefault("shown", []).append(rows)
+        out[:] = np.nan
+        for name, table in tables.items():
+            np.add.at(table["rows"], rows.slots[name], 1)
+
+    def text(self, seen: float, expected: float, usual: float, actor: str, object: str) -> str:
+        raise AssertionError("it says nothing")
+
+
+class Watched(Config):
+    """A configuration with a witness at each visit."""
+
+    groups = True
+
+    def learners(self) -> dict[str, Signal]:
+        # Each visit asks anew: it finds its witness in its own signals.
+        return super().learners() | {side: Witness(at=side, groups=self.groups) for side in ("actor", "object")}
+
+
+class WatchedAlone(Watched):
+    groups = False
+
+
+def watched(made: type[Watched] = Watched, **limits: int) -> Visits:
+    return Visits(made(**msgspec.structs.asdict(config("", **limits))))
+
+
+def test_signals_are_shown_every_column_of_the_event() -> None:
+    names = Names()
+    job: dict[str, Any] = {"stream": Stream.job, "action": Action.end, "gpus": 8.0, "gpu_seconds": 480.0, "via": names.code("job:7")}
+    rows = [row(names, 0, START, "user:ann", "ip:203.0.113.9", "443/tcp"), row(names, 1, START + 1, "user:bob", "node:n1", **job)]
+    visits = watched().fold(block_of(names, "made_up", rows))
+    for visit in (visits.actor, visits.object):
+        (shown,) = visit.signals[visit.side].__dict__["shown"]
+        assert shown.stream.tolist() == [Stream.flow, Stream.job]
+        assert shown.action.tolist() == [Action.connect, Action.end]
+        assert shown.actor.tolist() == [stable_hash("user:ann"), stable_hash("user:bob")]
+        assert shown.object.tolist() == [stable_hash("ip:203.0.113.9"), stable_hash("node:n1")]
+        assert shown.via.tolist() == [0, stable_hash("job:7")]
+        assert shown.detail.tolist() == [stable_hash("443/tcp"), 0]
+        assert np.isnan(shown.gpus[0])
+        assert (shown.gpus[1], shown.gpu_seconds[1]) == (8.0, 480.0)
+        assert shown.outward.tolist() == [True, False]
+        assert shown.pace.tolist() == [1.0, 1.0]
+        assert all(
+            len(getattr(shown, field.name)) == 2
+            for field in dataclasses.fields(shown)
+            if field.name not in ("counts", "slots", "actor_counts")
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "outside"),
+    [
+        ("ip:8.8.8.8", True),
+        ("ip:172.32.0.1", True),
+        ("ip:192.0.2.7", True),
+        ("ip:2001:4860::8888", True),
+        ("ip:10.255.0.1", False),
+        ("ip:172.31.255.255", False),
+        ("ip:192.168.7.7", False),
+        ("ip:100.127.1.1", False),
+        ("ip:127.0.0.53", False),
+        ("ip:169.254.169.254", False),
+        ("ip:239.1.1.1", False),
+        ("ip:255.255.255.255", False),
+        ("ip:::1", False),
+        ("ip:fd00::7", False),
+        ("ip:fe80::1", False),
+        ("ip:ff02::fb", False),
+        ("host:example.org", False),
+        ("node:8.8.8.8", False),
+        ("ip:not an address", False),
+    ],
+)
+def test_an_address_outside_the_site_is_one_of_the_internet(name: str, outside: bool) -> None:
+    assert outward(name) is outside
+
+
+def test_a_name_is_asked_for_its_mark_once_however_often_it_comes_and_anew_among_other_names() -> None:
+    asked: list[str] = []
+
+    def says(name: str) -> bool:
+        asked.append(name)
+        return name.endswith("!")
+
+    marks, names = Marks(says), Names()
+    codes = np.array([names.code(text) for text in ("a", "b!", "a", "c")], np.int32)
+    assert marks.of(names, codes).tolist() == [False, True, False, False]
+    for i in range(100):
+        late = np.array([names.code(f"x{i}"), names.code(f"y{i}!"), 1])
+        assert marks.of(names, late).tolist() == [False, True, True]
+    assert marks.of(names, codes[:0]).tolist() == []
+    assert len(asked) == len(set(asked)) == len(names)
+    other = Names()
+    assert marks.of(other, np.array([other.code("b"), other.code("a!")])).tolist() == [False, True]
+
+
+def test_tables_of_peer_groups_are_kept_only_where_a_signal_asks_for_them() -> None:
+    for visits in (Visits(config()), watched(WatchedAlone)):
+        assert not {"peer", "peer_pair"} & {*visits.actor.tables, *visits.object.tables}
+        visits.fold(LOG)
+    asked = watched().fold(LOG)
+    assert asked.actor.tables["peer"]["actor"]["rows"].tolist() == [len(LOG)] + [0] * 63
+    assert asked.object.tables["peer"]["object"]["rows"].tolist() == [len(LOG)] + [0] * 63
+    assert asked.object.tables["peer_pair"].used == asked.object.tables["endpoint"].used
+    assert asked.object.tables["peer_pair"]["object"]["rows"].sum() == len(LOG)
+    # A signal that says nothing changes nothing for the others.
+    assert np.concatenate(asked.scores).tobytes() == np.concatenate(watched(WatchedAlone).fold(LOG).scores).tobytes()
+
+
+def test_peer_groups_at_endpoints_are_bounded_and_the_longest_idle_go_however_rows_are_cut() -> None:
+    whole = watched(**SMALL).fold(CROWDED)
+    held = whole.object.tables["peer_pair"]
+    assert held.used <= held.limit == SMALL["endpoints"]
+    last = held["keeper"]["last"][: held.used]
+    assert last.min() > 0
+    assert last.max() == CROWDED.time.max() // 1_000_000
+    visits = watched(**SMALL)
+    for block in cut(CROWDED, list(range(len(CROWDED)))):
+        visits.fold(block)
+    assert differing(visits, whole) == []
 
 
 def test_a_block_without_rows_changes_nothing() -> None:

@@ -1,7 +1,7 @@
 """What every learner must do, each check shown to fail on a learner that does not.
 
-A learner is found by ``models.signals.learners()``; one that comes new is tested without a change here, but for its row in ``RISES``
-(or its reason in ``BLACK_BOXES``).
+A learner is found by ``models.signals.learners()``; one that comes new is tested without a change here, but for its entry in
+``LADDERS`` (or its reason in ``BLACK_BOXES``), and where it does not heed an announced change, its reason in ``UNPACED``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 import random
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from types import FunctionType, ModuleType
 from typing import Any, get_args
@@ -21,15 +21,19 @@ import msgspec
 import numpy as np
 import pytest
 
-from models.kernels import DAY, HOUR
-from models.signals import EXPECTED, SURPRISE, TABLES, USUAL, Signal, Visit, learners
+from models.kernels import DAY, HOUR, MINUTE
+from models.profiles import record
+from models.signals import EXPECTED, SURPRISE, TABLES, USUAL, Line, Signal, Visit, learners
 from tests.signal_faults import (
     AccusesTheFirst,
     BelievesEverything,
+    BelievesTheChange,
+    ExcusesTheChange,
     FindsTheSmallStrange,
     GoesBelowZero,
     HalfSilent,
     Hoards,
+    IgnoresTheChange,
     LearnsFirst,
     LearnsFromSilence,
     LearnsInBatches,
@@ -40,6 +44,8 @@ from tests.signal_faults import (
     SaysNotWhatIsStrange,
     SparesTheLate,
     SpeaksForEveryone,
+    Sprawls,
+    SprawlsOverPairs,
     TakesAnySetting,
     ThrowsDice,
     Undescribed,
@@ -52,6 +58,10 @@ Make = Callable[[], Signal]
 BLACK_BOXES = {"river_detector": "what it learns, and what it finds strange, is river's business; the calibration cap bounds both"}
 #: Learners whose expectation counts the row itself as an attempt, so that it follows the row's weight.
 EXPOSED = {"denied"}
+#: Learners that learn no faster inside an announced change, with the reason.
+UNPACED = {
+    "rarity": "hours of activity are a bound on what one identity may teach; a change lets it be known faster, not be busier",
+}
 
 _SMALL = {"n_trees": 3, "height": 4, "window_size": 30}
 
@@ -64,7 +74,7 @@ def _variants() -> dict[str, Make]:
         views = {
             field.name: get_args(field.type)
             for field in msgspec.structs.fields(learner)
-            if get_args(field.type) and isinstance(get_args(field.type)[0], str)
+            if field.name != "line" and get_args(field.type) and isinstance(get_args(field.type)[0], str)
         }
         for values in itertools.product(*views.values()):
             chosen = dict(zip(views, values, strict=True))
@@ -243,31 +253,7 @@ def is_deterministic(make: Make) -> None:
     assert b.state() == a.state()
 
 
-def _ladder(name: str) -> list[tuple[Events, Events]]:
-    """Pairs of (past, last row), the last row ever stranger."""
-    calm = steady(3.0)
-    now = _later(1.5, calm)
-
-    def last(**values: Any) -> Events:
-        return events([now], **values)
-
-    if name == "rate":
-        return [(calm, last(weight=many)) for many in (1.0, 2.0, 5.0, 30.0, 1e3, 1e6)]
-    if name in ("magnitude", "egress"):
-        return [(calm, last(moved=many)) for many in (1e3, 1e9, 1e10, 1e12, 1e15)]
-    if name == "denied":
-        return [(joined(calm, events([now] * many, refused=1.0)), last(refused=1.0)) for many in (0, 1, 3, 10, 100)]
-    if name == "rarity":
-        return [(joined(steady(days), events([now], 5)), last(actor=who)) for days, who in ((3.0, 1), (3.0, 5), (3.0, 77))]
-    if name == "fanout":
-        met = [events([now - 1_000_000] * many, 1, np.arange(500, 500 + many)) if many else calm.take([0]) for many in (0, 2, 8, 40)]
-        return [(_in_order(calm, new), events([now], 1, 999)) for new in met]
-    # Acquaintance: met on twelve, five, one day and never; all others keep meeting.
-    days = [START + int(day * DAY) for day in range(12)]
-    rest = [events([day + int(HOUR), day + int(2 * HOUR)], 2, np.array([103, 101])) for day in days]
-    rest += [events([day + int(3 * HOUR)], 1, 102) for day in days]
-    end = int(13 * DAY) + START
-    return [(_in_order(*rest, *[events([day], 1, 101) for day in days[-met:] if met]), events([end], 1, 101)) for met in (12, 5, 1, 0)]
+Ladder = Iterator[tuple[Events, Events]]
 
 
 def _in_order(*parts: Events) -> Events:
@@ -275,15 +261,58 @@ def _in_order(*parts: Events) -> Events:
     return whole.take(np.argsort(whole.time, kind="stable").tolist())
 
 
-#: What makes a row stranger, by learner; ``_ladder`` builds it.
-RISES = {
-    "rate": "more events in the minute",
-    "magnitude": "more bytes",
-    "egress": "more bytes",
-    "denied": "more refusals",
-    "fanout": "more new partners before it",
-    "novelty": "less acquaintance",
-    "rarity": "less activity",
+def _more_events() -> Ladder:
+    calm = steady(3.0)
+    for many in (1.0, 2.0, 5.0, 30.0, 1e3, 1e6):
+        yield calm, events([_later(1.5, calm)], weight=many)
+
+
+def _more_bytes() -> Ladder:
+    calm = steady(3.0)
+    for many in (1e3, 1e9, 1e10, 1e12, 1e15):
+        yield calm, events([_later(1.5, calm)], moved=many)
+
+
+def _more_refusals() -> Ladder:
+    calm = steady(3.0)
+    now = _later(1.5, calm)
+    for many in (0, 1, 3, 10, 100):
+        yield joined(calm, events([now] * many, refused=1.0)), events([now], refused=1.0)
+
+
+def _less_activity() -> Ladder:
+    now = _later(1.5, steady(3.0))
+    for who in (1, 5, 77):
+        yield joined(steady(3.0), events([now], 5)), events([now], who)
+
+
+def _more_partners() -> Ladder:
+    calm = steady(3.0)
+    now = _later(1.5, calm)
+    for many in (0, 2, 8, 40):
+        met = events([now - 1_000_000] * many, 1, np.arange(500, 500 + many)) if many else calm.take([0])
+        yield _in_order(calm, met), events([now], 1, 999)
+
+
+def _less_acquaintance() -> Ladder:
+    # Met on twelve, five, one day and never; all others keep meeting.
+    days = [START + int(day * DAY) for day in range(12)]
+    rest = [events([day + int(HOUR), day + int(2 * HOUR)], 2, np.array([103, 101])) for day in days]
+    rest += [events([day + int(3 * HOUR)], 1, 102) for day in days]
+    end = int(13 * DAY) + START
+    for met in (12, 5, 1, 0):
+        yield _in_order(*rest, *[events([day], 1, 101) for day in days[-met:] if met]), events([end], 1, 101)
+
+
+#: By learner: what makes a row stranger, and pairs of (past, last row), the last row ever stranger.
+LADDERS: dict[str, tuple[str, Callable[[], Ladder]]] = {
+    "rate": ("more events in the minute", _more_events),
+    "magnitude": ("more bytes", _more_bytes),
+    "egress": ("more bytes", _more_bytes),
+    "denied": ("more refusals", _more_refusals),
+    "fanout": ("more new partners before it", _more_partners),
+    "novelty": ("less acquaintance", _less_acquaintance),
+    "rarity": ("less activity", _less_activity),
 }
 
 
@@ -291,27 +320,28 @@ def finds_the_stranger_stranger(make: Make) -> None:
     name = _name(make)
     if name in BLACK_BOXES:
         return
-    assert name in RISES, f"say in RISES what makes a row stranger to {name}"
+    assert name in LADDERS, f"say in LADDERS what makes a row stranger to {name}"
+    rises, ladder = LADDERS[name]
     found = []
-    for past, last in _ladder(name):
+    for past, last in ladder():
         stage = Stage(make)
         stage.play(past)
         found.append(float(stage.play(last)[SURPRISE, 0]))
-    assert found == sorted(found), f"{RISES[name]}, but {found}"
+    assert found == sorted(found), f"{rises}, but {found}"
     assert found[-1] > found[0] + 0.5
 
 
-#: How often what is expected may grow by one flood, however large.
-GULLIBLE = 2.5
+#: How often what is expected may grow by one flood, however large; and inside an announced change.
+GULLIBLE, GULLIBLE_IN_CHANGE = 2.5, 3.0
 
 
-def is_not_bought_by_one_enormous_row_or_a_flood(make: Make) -> None:
+def _bought(make: Make, pace: float, bound: float) -> None:
     if _name(make) in BLACK_BOXES:
         return
     calm = steady(6.0)
     now = _later(2.0, calm)
-    enormous = events([now], moved=1e15, weight=1e6, refused=1.0)
-    flood = events([now + i * 1000 for i in range(5000)], moved=1e15, refused=1.0)
+    enormous = events([now], moved=1e15, weight=1e6, refused=1.0, pace=pace)
+    flood = events([now + i * 1000 for i in range(5000)], moved=1e15, refused=1.0, pace=pace)
     then = events([now + int(2 * HOUR)])
     stage = Stage(make)
     stage.play(calm)
@@ -320,9 +350,62 @@ def is_not_bought_by_one_enormous_row_or_a_flood(make: Make) -> None:
         other = stage.twin()
         other.play(burst)
         # Whatever is learned when a unit is over is learned now.
-        other.play(events([now + int(HOUR)], moved=np.nan, refused=np.nan))
+        other.play(events([now + int(HOUR)], moved=np.nan, refused=np.nan, pace=pace))
         after = float(other.play(then)[EXPECTED, 0])
-        assert after <= GULLIBLE * before, f"expected {before} before, {after} after one burst of {len(burst)}"
+        assert after <= bound * before, f"expected {before} before, {after} after one burst of {len(burst)}"
+
+
+def is_not_bought_by_one_enormous_row_or_a_flood(make: Make) -> None:
+    _bought(make, 1.0, GULLIBLE)
+
+
+def is_not_bought_by_a_flood_inside_an_announced_change(make: Make) -> None:
+    _bought(make, 4.0, GULLIBLE_IN_CHANGE)
+
+
+def learns_faster_inside_an_announced_change(make: Make) -> None:
+    if _name(make) in BLACK_BOXES | UNPACED:
+        return
+    calm = steady(6.0)
+    now = _later(2.0, calm)
+    then = events([now + int(14 * HOUR)], moved=3e9)
+    stage = Stage(make)
+    stage.play(calm)
+    before = float(stage.probe(then)[0][EXPECTED, 0])
+    moved = {}
+    for pace in (1.0, 4.0):
+        other = stage.twin()
+        # Hours in which all is different: larger, more often, refused more often, and with partners never met.
+        time = now + np.arange(4 * 12) * int(5 * MINUTE)
+        row = np.arange(len(time))
+        other.play(events(time, 1, np.where(row % 2, 5000 + row, 101), moved=3e9, weight=3.0, refused=row % 4 == 0, pace=pace))
+        moved[pace] = abs(float(other.play(then)[EXPECTED, 0]) - before)
+    assert moved[4.0] > 1.05 * moved[1.0], f"what is expected moved by {moved[1.0]} usually, by {moved[4.0]} inside a change"
+
+
+def scores_a_row_alike_whatever_its_pace(make: Make) -> None:
+    stage = Stage(make)
+    past = mixed(300)
+    stage.play(past)
+    # Half past a minute, so that the row before it is in the same minute and what that closed is learned.
+    time = int((_later(0.7, past) // MINUTE + 1.5) * MINUTE)
+    for actor, object_ in ((1, 101), (2, 102), (88, 999)):
+        stage.play(events([time - SECOND], actor, object_ + 10_000, moved=2e8))
+        stage.play(events([time - SECOND], actor, object_, moved=2e8))
+        one = events([time], actor, object_, moved=5e11, refused=1.0)
+        usual, announced = (stage.probe(replace(one, pace=np.array([pace])))[0] for pace in (1.0, 4.0))
+        assert _same(usual, announced), f"{usual.ravel()} usually, {announced.ravel()} inside an announced change"
+
+
+#: Bytes that a learner may keep of an identity, and of a pair: there are a million of the one and several million of the other.
+LARGEST, LARGEST_OF_PAIRS = 160, 64
+
+
+def is_small(make: Make) -> None:
+    for table, kept in make().state().items():
+        size = record(kept).itemsize
+        most = LARGEST_OF_PAIRS if table.endswith("pair") else LARGEST
+        assert size <= most, f"{size} bytes for each {table}, at most {most}"
 
 
 def does_not_let_one_flooder_speak_for_everyone(make: Make) -> None:
@@ -360,13 +443,15 @@ def describes_itself(make: Make) -> None:
     assert signal.unit
     assert signal.visit in get_args(Visit)
     assert set(signal.state()) <= set(TABLES[signal.visit])
-    assert all(len(set(names)) == len(names) > 0 for names in signal.state().values())
+    named = [[field[0] for field in kept] for kept in signal.state().values()]
+    assert all(len(set(names)) == len(names) > 0 for names in named)
+    assert signal.line in get_args(Line)
     assert isinstance(learner.drifts, bool)
     text = learner.__doc__ or ""
     for word in ("Idea:", "Fails ", "Cost"):
         assert word in text, f"the docstring does not say {word.strip()}"
     for field in msgspec.structs.fields(learner):
-        assert field.name == "weight" or f"``{field.name}" in text, f"the docstring does not name the parameter {field.name}"
+        assert field.name in ("weight", "line") or f"``{field.name}" in text, f"the docstring does not name the parameter {field.name}"
 
 
 def refuses_settings_that_make_no_sense(make: Make) -> None:
@@ -395,6 +480,10 @@ CHECKS: list[Callable[[Make], None]] = [
     is_deterministic,
     finds_the_stranger_stranger,
     is_not_bought_by_one_enormous_row_or_a_flood,
+    is_not_bought_by_a_flood_inside_an_announced_change,
+    learns_faster_inside_an_announced_change,
+    scores_a_row_alike_whatever_its_pace,
+    is_small,
     does_not_let_one_flooder_speak_for_everyone,
     speaks_in_a_sentence_whatever_the_numbers,
     describes_itself,
@@ -431,6 +520,11 @@ BAD: list[tuple[Callable[[Make], None], type[Plain]]] = [
     (finds_the_stranger_stranger, FindsTheSmallStrange),
     (finds_the_stranger_stranger, SaysNotWhatIsStrange),
     (is_not_bought_by_one_enormous_row_or_a_flood, BelievesEverything),
+    (is_not_bought_by_a_flood_inside_an_announced_change, BelievesTheChange),
+    (learns_faster_inside_an_announced_change, IgnoresTheChange),
+    (scores_a_row_alike_whatever_its_pace, ExcusesTheChange),
+    (is_small, Sprawls),
+    (is_small, SprawlsOverPairs),
     (does_not_let_one_flooder_speak_for_everyone, SpeaksForEveryone),
     (speaks_in_a_sentence_whatever_the_numbers, Mumbles),
     (describes_itself, Undescribed),

@@ -8,7 +8,9 @@ It reads nothing but its arguments, keeps everything in the state it is handed, 
 into runs.
 
 A learner is found by its file name; its msgspec fields are its settings in the configuration (``[signals.NAME] learner = "rate"``).
-State lives in tables of slots: ``state()`` names the tables and the float64 fields a signal wants on each.
+State lives in tables of slots, each slot of a signal a small packed record: ``state()`` names the tables and, per table, the fields with
+their types (``("since", "u4")``, ``("mean", "f4")``, ``("hours", "u1", 48)``). A profile never seen before is all zeros. Keep records
+small: there are a million identities and several times as many pairs. Times in records are whole seconds, ``u4``.
 """
 
 from __future__ import annotations
@@ -23,13 +25,22 @@ from typing import ClassVar, Literal
 import msgspec
 import numpy as np
 
+from models.profiles import Fields
+
 #: Rows of the matrix that ``Signal.surprise`` writes.
 SURPRISE, SEEN, EXPECTED, USUAL = range(4)
 
 Visit = Literal["actor", "object"]
+#: An alert line: each has its calibration and its budget of its own. The slow one is for what shows within days, not minutes.
+Line = Literal["main", "slow"]
 
-#: Tables a signal may keep state on, by visit.
-TABLES: dict[str, tuple[str, ...]] = {"actor": ("actor", "actor_pair"), "object": ("object", "endpoint", "pair")}
+#: Tables a signal may keep state on, by visit. ``actor``, ``object``: the identity. ``endpoint``: object, action and detail together.
+#: ``actor_pair``, ``pair``: actor with endpoint. ``peer``: the actor's peer group, slot 0 = no group, everyone. ``peer_pair``: peer
+#: group with endpoint.
+TABLES: dict[str, tuple[str, ...]] = {
+    "actor": ("actor", "actor_pair", "peer"),
+    "object": ("object", "endpoint", "pair", "peer", "peer_pair"),
+}
 
 
 @dataclass(slots=True)
@@ -42,6 +53,9 @@ class Rows:
     ``moved`` bytes that left where they belong (sent by the actor of a flow, read out of a registry); NaN = unknown. ``basis`` what
     they count: counts of different bases are never compared. ``model`` bool: the object is a model, so ``moved`` tells its size.
     ``refused`` 1 = denied or failed, 0 = allowed, NaN = unknown. ``weight`` how many alike facts the row stands for.
+    ``stream``, ``action`` int8: ``connectors.event.Stream`` and ``Action`` as numbers. ``actor``, ``object``, ``via``, ``detail`` uint64:
+    stable hashes of the texts, 0 = none. ``gpus``, ``gpu_seconds`` float64, NaN = unknown. ``outward`` bool: the object is an address
+    outside the site. ``pace`` float64: 1 usually, more inside an announced change: how many times faster to learn.
     """
 
     time: np.ndarray
@@ -54,6 +68,16 @@ class Rows:
     model: np.ndarray
     refused: np.ndarray
     weight: np.ndarray
+    stream: np.ndarray
+    action: np.ndarray
+    actor: np.ndarray
+    object: np.ndarray
+    via: np.ndarray
+    detail: np.ndarray
+    gpus: np.ndarray
+    gpu_seconds: np.ndarray
+    outward: np.ndarray
+    pace: np.ndarray
 
     def __len__(self) -> int:
         return len(self.time)
@@ -72,14 +96,15 @@ class Signal(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     durable: ClassVar[bool] = True
 
     weight: float = 1.0
+    line: Line = "main"
 
     @property
     @abstractmethod
     def visit(self) -> Visit:
         """At whose visit it is asked."""
 
-    def state(self) -> dict[str, tuple[str, ...]]:
-        """Table -> names of the fields kept per slot."""
+    def state(self) -> dict[str, Fields]:
+        """Table -> fields kept per slot."""
         return {}
 
     def scalars(self) -> tuple[str, ...]:
@@ -88,7 +113,7 @@ class Signal(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     @abstractmethod
     def surprise(self, rows: Rows, tables: dict[str, np.ndarray], scalars: np.ndarray, out: np.ndarray) -> None:
-        """Score, then learn. ``tables``: table -> float64[slots, fields], mutable; ``scalars``: float64; ``out``: float64[4, n]."""
+        """Score, then learn. ``tables``: table -> records[slots], mutable; ``scalars``: float64; ``out``: float64[4, n]."""
 
     @abstractmethod
     def text(self, seen: float, expected: float, usual: float, actor: str, object: str) -> str:

@@ -9,7 +9,8 @@ import msgspec
 import numpy as np
 from numba import njit
 
-from models.kernels import DAY, HOUR, passed
+from models.kernels import DAY, HOUR, SECOND, passed, second_of
+from models.profiles import Fields
 from models.signals import Rows, Signal, Visit, number
 
 #: Refusals an hour that say nothing: anyone mistypes. Without it a single one among the never-refused is the rarest event there is.
@@ -18,12 +19,15 @@ FREE = 1.0
 LEAN = 20.0
 #: Attempts that one hour of one actor counts for at most: a flood of refusals must not become what is usual, least of all for others.
 MOST_ATTEMPTS = 100.0
+#: An hour teaches at most this many times the usual share of refusals; inside an announced change the latter.
+MOST_SHARE, MOST_SHARE_IN_CHANGE = 2.0, 3.0
 
 
 @njit(cache=True)
 def _denied(
     time: np.ndarray,
     learn: np.ndarray,
+    pace: np.ndarray,
     refused: np.ndarray,
     weight: np.ndarray,
     slot: np.ndarray,
@@ -39,35 +43,38 @@ def _denied(
         row = table[slot[i]]
         now = time[i]
         everyone = (scalars[0] + 0.5) / (scalars[1] + 10.0)
-        share = (row[0] + LEAN * everyone) / (row[1] + LEAN)
-        bad = row[2]
-        tried = row[3]
-        if row[4] == 0.0 or passed(now, row[4], HOUR, HOUR):
-            if row[4] != 0.0:
-                # The hour that is over teaches at most twice the usual share of refusals, and at least one.
+        share = (row.refused + LEAN * everyone) / (row.tried + LEAN)
+        bad = float(row.refused_now)
+        tried = float(row.tried_now)
+        began = row.since * SECOND
+        if row.since == 0 or passed(now, began, HOUR, HOUR):
+            if row.since != 0:
+                # The hour that is over teaches at most so many times the usual share of refusals, and at least one.
                 part = min(1.0, MOST_ATTEMPTS / max(tried, 1.0))
                 told = part * tried
-                taught = min(part * bad, max(1.0, 2.0 * share * told))
-                fade = math.exp(-max(now - row[4], 0.0) / memory)
-                own = (row[0] + taught) * fade, (row[1] + told) * fade
+                taught = min(part * bad, max(1.0, MOST_SHARE * share * told))
                 fade = math.exp(-max(now - scalars[2], 0.0) / memory)
                 all_ = scalars[0] * fade + taught, scalars[1] * fade + told
+                if pace[i] > 1.0:
+                    taught = min(part * bad, max(1.0, MOST_SHARE_IN_CHANGE * share * told))
+                fade = math.exp(-max(now - began, 0.0) / memory)
+                own = (row.refused + pace[i] * taught) * fade, (row.tried + pace[i] * told) * fade
                 everyone = (all_[0] + 0.5) / (all_[1] + 10.0)
                 share = (own[0] + LEAN * everyone) / (own[1] + LEAN)
                 if learn[i]:
-                    row[0], row[1] = own
+                    row.refused, row.tried = own
                     scalars[0], scalars[1] = all_
                     scalars[2] = max(now, scalars[2])
             bad = 0.0
             tried = 0.0
             if learn[i]:
-                row[4] = now
+                row.since = second_of(now)
         bad += refused[i] * weight[i]
         tried += weight[i]
         # A row that does not teach is judged in its own hour too, but leaves the books as they are.
         if learn[i]:
-            row[2] = bad
-            row[3] = tried
+            row.refused_now = bad
+            row.tried_now = tried
         mean = share * tried + FREE
         x = 0.0
         if refused[i] > 0.0 and bad > mean:
@@ -83,7 +90,7 @@ class Denied(Signal):
 
     Idea: probing, guessing and scanning are refused far more often than work is. Only a refused event is surprising, so that evidence
     points at refusals. Fails on attackers with valid rights and where the source does not say the outcome.
-    Cost: two logarithms a refused event, 40 bytes an actor. Parameters: ``memory_days``. Paper: Chernoff, 1952.
+    Cost: two logarithms a refused event, 20 bytes an actor. Parameters: ``memory_days``. Paper: Chernoff, 1952.
     """
 
     unit = "refusals this hour"
@@ -97,9 +104,9 @@ class Denied(Signal):
         """At the actor."""
         return "actor"
 
-    def state(self) -> dict[str, tuple[str, ...]]:
+    def state(self) -> dict[str, Fields]:
         """Decayed refusals and attempts; this hour's, and when it began."""
-        return {"actor": ("refused", "tried", "refused_now", "tried_now", "since")}
+        return {"actor": (("refused", "f4"), ("tried", "f4"), ("refused_now", "f4"), ("tried_now", "f4"), ("since", "u4"))}
 
     def scalars(self) -> tuple[str, ...]:
         """Everyone's refusals and attempts, and their time."""
@@ -110,6 +117,7 @@ class Denied(Signal):
         _denied(
             rows.time,
             rows.learn,
+            rows.pace,
             rows.refused,
             rows.weight,
             rows.slots["actor"],

@@ -9,9 +9,10 @@ import msgspec
 import numpy as np
 from numba import njit
 
-from models.kernels import DAY, HOUR, hour_unit, passed, t_tail
+from models.kernels import DAY, HOUR, SECOND, hour_unit, passed, second_of, t_tail
+from models.profiles import Fields, record
 from models.signals import Rows, Signal, Visit
-from models.signals.magnitude import ALL_RATE, FLOOR, HEAVY, LEAN, teach, teach_all, winsorised
+from models.signals.magnitude import ALL_RATE, BASELINE, FLOOR, HEAVY, LEAN, POPULATION, teach, teach_all, winsorised
 
 #: A blob or object below this is a layer or a shard, no weights: it tells nothing about the size of models. 100 MiB.
 SMALLEST_MODEL = float(100 << 20)
@@ -24,14 +25,17 @@ MOST_TAUGHT = 2.0
 ENOUGH_MODELS = 10.0
 #: What the bytes of a registry count (``connectors.event.Basis.object``): no sensor of flows counts that, so both add up apart.
 OBJECT = 4
-#: Fields of one of an actor's two sums. The first three are what ``magnitude.teach`` teaches.
-SUM = ("hours", "mean", "variance", "bytes", "bytes_time", "taught", "basis")
+#: One of an actor's two sums: its baseline, the bytes and their time, the last lesson, what the bytes count. The bytes are as exact as
+#: they come: in half as many digits a drip of small pieces would not add up.
+SUM: Fields = (*BASELINE, ("bytes", "f8"), ("bytes_time", "u4"), ("taught", "u4"), ("basis", "u1"))
+_SUM = record(SUM)
 
 
 @njit(cache=True)
 def _egress(
     time: np.ndarray,
     learn: np.ndarray,
+    pace: np.ndarray,
     moved: np.ndarray,
     basis: np.ndarray,
     model: np.ndarray,
@@ -43,38 +47,39 @@ def _egress(
     memory: float,
     out: np.ndarray,
 ) -> None:
-    fields = table.shape[1] // 2
     for i in range(len(time)):
         if math.isnan(moved[i]):
             out[:, i] = math.nan
             continue
         way = 1 if basis[i] == OBJECT else 0
-        row = table[slot[i], way * fields : (way + 1) * fields]
+        row = table[slot[i], way]
         now = time[i]
-        if row[4] != 0.0 and row[6] != basis[i]:
+        second = second_of(now)
+        if row.bytes_time != 0 and row.basis != basis[i]:
             # The same transfer seen by a sensor that counts differently must not add up twice.
             out[:, i] = math.nan
             continue
         size = math.exp(sizes[0]) if sizes[1] >= ENOUGH_MODELS else assumed
-        total = row[3] * math.exp(-max(now - row[4], 0.0) / memory) + moved[i]
+        total = row.bytes * math.exp(-max((float(second) - row.bytes_time) * SECOND, 0.0) / memory) + moved[i]
         value = math.log1p(total / size)
         all_ = everyone[way]
-        mean = (row[0] * row[1] + LEAN * all_[1]) / (row[0] + LEAN)
-        variance = (row[0] * row[2] + LEAN * all_[2]) / (row[0] + LEAN) + FLOOR
+        seen = float(row.seen)
+        mean = (seen * row.mean + LEAN * all_.mean) / (seen + LEAN)
+        variance = (seen * row.variance + LEAN * all_.variance) / (seen + LEAN) + FLOOR
         deviation = math.sqrt(variance)
-        out[0, i] = t_tail(value, mean, variance, min(row[0], HEAVY)) if moved[i] > 0.0 else 0.0
+        out[0, i] = t_tail(value, mean, variance, min(seen, HEAVY)) if moved[i] > 0.0 else 0.0
         out[1, i] = total / size
         out[2, i] = math.expm1(mean)
         out[3, i] = math.expm1(min(mean + 2.0 * deviation, 80.0))
         if not learn[i]:
             continue
-        row[6] = basis[i]
-        row[3] = total
-        row[4] = now
+        row.basis = basis[i]
+        row.bytes = total
+        row.bytes_time = second
         # One lesson an hour, of the level reached and of a model's size: whoever moves the most does not set the scale.
-        if row[5] == 0.0 or passed(now, row[5], hour_unit(sizes[3]), HOUR):
-            row[5] = now
-            teach(row, winsorised(value, mean, deviation, row[0], FINDING, MOST_TAUGHT))
+        if row.taught == 0 or passed(now, row.taught * SECOND, hour_unit(sizes[3]), HOUR):
+            row.taught = second
+            teach(row, winsorised(value, mean, deviation, seen, FINDING, MOST_TAUGHT, pace[i]), pace[i])
             teach_all(all_, value)
             if model[i] and moved[i] >= SMALLEST_MODEL:
                 sizes[1] += 1.0
@@ -92,7 +97,7 @@ class Egress(Signal):
     registry records show, one an actor and hour; until ten are seen, ``model_bytes``. What is read from a registry and what is sent
     over the network are two sums.
     Fails on a drip slower than the memory, and on actors whose trade is moving models. Cost: two logarithms and an exponential an
-    event, 112 bytes an actor. Parameters: ``model_bytes``, ``memory_hours``.
+    event, 58 bytes an actor. Parameters: ``model_bytes``, ``memory_hours``.
     """
 
     unit = "model-sizes"
@@ -107,26 +112,27 @@ class Egress(Signal):
         """At the actor."""
         return "actor"
 
-    def state(self) -> dict[str, tuple[str, ...]]:
-        """Of each sum: hours taught, mean and variance of ln(1 + v), bytes and their time, last lesson, what the bytes count."""
-        return {"actor": tuple(f"{way}_{field}" for way in ("sent", "read") for field in SUM)}
+    def state(self) -> dict[str, Fields]:
+        """Both sums, one after the other: what is sent, and what is read out of a registry."""
+        return {"actor": tuple((f"{way}_{field[0]}", field[1]) for way in ("sent", "read") for field in SUM)}
 
     def scalars(self) -> tuple[str, ...]:
         """Mean ln size of models and how many, clock and age; then lessons, mean and variance of everyone, for each sum."""
-        return ("ln_size", "sizes", "now", "age", *(f"{way}_{field}" for way in ("sent", "read") for field in SUM[:3]))
+        return ("ln_size", "sizes", "now", "age", *(f"{way}_{field}" for way in ("sent", "read") for field in POPULATION.names or ()))
 
     def surprise(self, rows: Rows, tables: dict[str, np.ndarray], scalars: np.ndarray, out: np.ndarray) -> None:
         """See the contract."""
         _egress(
             rows.time,
             rows.learn,
+            rows.pace,
             rows.moved,
             rows.basis,
             rows.model,
             rows.slots["actor"],
-            tables["actor"],
+            tables["actor"].view(_SUM).reshape(-1, 2),
             scalars[:4],
-            scalars[4:].reshape(2, 3),
+            scalars[4:].view(POPULATION),
             self.model_bytes,
             self.memory_hours * HOUR,
             out,

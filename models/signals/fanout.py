@@ -10,33 +10,38 @@ import numpy as np
 from numba import njit
 
 from models.counts import PAIR_DAYS
-from models.kernels import HOUR, advance, hour_unit, passed, t_tail
+from models.kernels import HOUR, SECOND, advance, hour_unit, passed, second_of, t_tail
+from models.profiles import Fields
 from models.signals import Rows, Signal, Visit, number
-from models.signals.magnitude import FINDING, FLOOR, HEAVY, LEAN, MOST_TAUGHT, teach, teach_all, winsorised
+from models.signals.magnitude import BASELINE, FINDING, FLOOR, HEAVY, LEAN, MOST_TAUGHT, POPULATION, teach, teach_all, winsorised
 
 
 @njit(cache=True)
 def _fanout(
     time: np.ndarray,
     learn: np.ndarray,
+    pace: np.ndarray,
     pair_days: np.ndarray,
     slot: np.ndarray,
     table: np.ndarray,
-    everyone: np.ndarray,
+    population: np.ndarray,
     clock: np.ndarray,
     memory: float,
     out: np.ndarray,
 ) -> None:
+    everyone = population[0]
     for i in range(len(time)):
         row = table[slot[i]]
         new = pair_days[i] == 0.0
-        met = row[3] * math.exp(-max(time[i] - row[4], 0.0) / memory) + (1.0 if new else 0.0)
+        second = second_of(time[i])
+        met = row.partners * math.exp(-max((float(second) - row.time) * SECOND, 0.0) / memory) + (1.0 if new else 0.0)
         value = math.log1p(met)
-        all_variance = max(everyone[2], 1.0) if everyone[0] < FINDING else everyone[2]
-        mean = (row[0] * row[1] + LEAN * everyone[1]) / (row[0] + LEAN)
-        variance = (row[0] * row[2] + LEAN * all_variance) / (row[0] + LEAN) + FLOOR
+        all_variance = max(everyone.variance, 1.0) if everyone.seen < FINDING else everyone.variance
+        seen = float(row.seen)
+        mean = (seen * row.mean + LEAN * everyone.mean) / (seen + LEAN)
+        variance = (seen * row.variance + LEAN * all_variance) / (seen + LEAN) + FLOOR
         deviation = math.sqrt(variance)
-        out[0, i] = t_tail(value, mean, variance, min(row[0], HEAVY)) if new else 0.0
+        out[0, i] = t_tail(value, mean, variance, min(seen, HEAVY)) if new else 0.0
         out[1, i] = met
         out[2, i] = math.expm1(mean)
         out[3, i] = math.expm1(mean + 2.0 * deviation)
@@ -45,16 +50,17 @@ def _fanout(
         advance(clock, time[i])
         if not new:
             continue
-        row[3] = met
-        row[4] = time[i]
+        row.partners = met
+        row.time = second
         # One lesson an hour that is over, of its highest: a scan of thousands is one lesson, for its source and for everyone.
-        if row[5] == 0.0 or passed(time[i], row[5], hour_unit(clock[1]), HOUR):
-            if row[5] != 0.0:
-                teach(row, winsorised(row[6], mean, deviation, row[0], FINDING, MOST_TAUGHT))
-                teach_all(everyone, row[6])
-            row[5] = time[i]
-            row[6] = 0.0
-        row[6] = max(row[6], value)
+        if row.since == 0 or passed(time[i], row.since * SECOND, hour_unit(clock[1]), HOUR):
+            if row.since != 0:
+                peak = float(row.peak)
+                teach(row, winsorised(peak, mean, deviation, seen, FINDING, MOST_TAUGHT, pace[i]), pace[i])
+                teach_all(everyone, peak)
+            row.since = second
+            row.peak = 0.0
+        row.peak = max(row.peak, value)
 
 
 class Fanout(Signal):
@@ -63,7 +69,7 @@ class Fanout(Signal):
 
     Idea: scans, lateral movement and collecting before a theft meet many for the first time within an hour. Partners are endpoints:
     object, action and detail. Fails on patient attackers, and on crawlers whose trade it is. Cost: a logarithm and an exponential an
-    event, 56 bytes an actor. Parameters: ``memory_hours``.
+    event, 28 bytes an actor. Parameters: ``memory_hours``.
     """
 
     unit = "new partners in an hour"
@@ -76,9 +82,9 @@ class Fanout(Signal):
         """At the actor."""
         return "actor"
 
-    def state(self) -> dict[str, tuple[str, ...]]:
+    def state(self) -> dict[str, Fields]:
         """Lessons, mean and variance of ln(1 + f); f and its time; the current hour and its highest ln(1 + f)."""
-        return {"actor": ("seen", "mean", "variance", "partners", "time", "since", "peak")}
+        return {"actor": (*BASELINE, ("partners", "f4"), ("time", "u4"), ("since", "u4"), ("peak", "f4"))}
 
     def scalars(self) -> tuple[str, ...]:
         """Everyone's lessons, mean and variance; clock and age."""
@@ -88,7 +94,8 @@ class Fanout(Signal):
         """See the contract."""
         memory = self.memory_hours * HOUR
         partners, actors = rows.counts[PAIR_DAYS], rows.slots["actor"]
-        _fanout(rows.time, rows.learn, partners, actors, tables["actor"], scalars[:3], scalars[3:], memory, out)
+        everyone, clock = scalars[:3].view(POPULATION), scalars[3:]
+        _fanout(rows.time, rows.learn, rows.pace, partners, actors, tables["actor"], everyone, clock, memory, out)
 
     def text(self, seen: float, expected: float, usual: float, actor: str, object: str) -> str:
         """See the contract."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from models.counts import PAIR_DAYS
 from models.kernels import DAY, t_tail
+from models.profiles import Fields
 from models.signals import Rows, Signal, Visit, number
 
 #: ln of the largest transfer that keeps a feature below 1: detectors like HalfSpaceTrees want [0, 1].
@@ -89,9 +90,9 @@ class RiverDetector(Signal, dict=True):
         """At the actor."""
         return "actor"
 
-    def state(self) -> dict[str, tuple[str, ...]]:
+    def state(self) -> dict[str, Fields]:
         """The number of the actor's own detector: slots move, numbers do not."""
-        return {"actor": ("number",)}
+        return {"actor": (("number", "u4"),)}
 
     def scalars(self) -> tuple[str, ...]:
         """Detectors made; scores, their mean and variance."""
@@ -118,7 +119,7 @@ class RiverDetector(Signal, dict=True):
                 scalars[2] += weight * delta
                 scalars[3] += weight * (delta * delta * (1.0 - weight) - scalars[3])
         if len(self.made) > len(tables["actor"]) + SLACK:
-            live = set(tables["actor"][:, 0].tolist())
+            live = set(tables["actor"]["number"].tolist())
             for number_ in [held for held in self.made if held not in live]:
                 del self.made[number_]
 
@@ -127,13 +128,14 @@ class RiverDetector(Signal, dict=True):
             if 0 not in self.made:
                 self.made[0] = self._new()
             return self.made[0]
-        if actor[slot, 0] == 0.0:
+        own = actor["number"]
+        if own[slot] == 0:
             if not learn:
                 return self._new()
             scalars[0] += 1.0
-            actor[slot, 0] = scalars[0]
+            own[slot] = int(scalars[0])
             self.made[int(scalars[0])] = self._new()
-        return self.made[int(actor[slot, 0])]
+        return self.made[int(own[slot])]
 
     def text(self, seen: float, expected: float, usual: float, actor: str, object: str) -> str:
         """See the contract."""
