@@ -39,8 +39,8 @@ IGNORED = "ignore"
 
 #: Floods and scans, which any counter sees: hard mode does without them. By the names of MIT's evaluation, whatever the file.
 FLOODS = frozenset(
-    "neptune smurf snmpgetattack snmpguess pod mailbomb teardrop back apache2 neptunettl smurfttl satan mscan ipsweep portsweep saint "
-    "nmap dict processtable udpstorm land".split()
+    """neptune smurf snmpgetattack snmpguess pod mailbomb teardrop back apache2 neptunettl smurfttl satan mscan ipsweep portsweep saint
+    nmap dict processtable udpstorm land""".split()  # noqa: SIM905 - names in a row read better
 )
 
 #: What the emulation of the first day did, by (actor, object, details), as read by hand (the data's README).
@@ -59,7 +59,7 @@ class Unusable(ValueError):
 
 @dataclass(frozen=True)
 class DataSet:
-    """Rows in order of time, their ``record`` being their place, and the truth about them: BENIGN, NEITHER or an index into ``attacks``."""
+    """Rows in order of time, ``record`` being the place, and the truth about each: BENIGN, NEITHER or its place in ``attacks``."""
 
     name: str
     block: Block

@@ -1,7 +1,7 @@
 """The rivals: scores of the very same rows by trivial counters and by detectors of river and scikit-learn.
 
 Every rival scores a row before it learns it, knows no label and nothing that comes later. The detectors get the features of
-``features``; the slow ones run in processes of their own (``python -m benchmarks.references NAME FEATURES SCORES``), every row of them.
+``features``; the slow ones run in a process of their own (``python -m benchmarks.references FOLDER ...``), every row of them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import time as wall
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -30,7 +31,17 @@ MOST_BYTES = 1e12
 #: Seed of everything that draws.
 SEED = 1
 #: What a flow row tells a detector that knows nothing of identities. First the one number a one-dimensional detector gets.
-FEATURES = ("minute", "actor_minute", "object_minute", "edge_minute", "actor_seen", "object_seen", "edge_seen", "day_sine", "day_cosine")
+FEATURES = (
+    "minute",
+    "actor_minute",
+    "object_minute",
+    "edge_minute",
+    "actor_seen",
+    "object_seen",
+    "edge_seen",
+    "day_sine",
+    "day_cosine",
+)
 
 
 @dataclass(frozen=True)
@@ -41,7 +52,7 @@ class Scored:
     seconds: float
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _count(minute: np.ndarray, key: np.ndarray, keys: int, now: np.ndarray, ever: np.ndarray) -> None:
     """Rows of each row's key, itself included: in its minute so far, and before it ever."""
     last = np.full(keys, -1, np.int64)
@@ -98,10 +109,9 @@ def rows_this_minute(data: DataSet) -> np.ndarray:
 
 
 def new_edge(data: DataSet) -> np.ndarray:
-    """1 for the first row of a pair of actor and object, and a random tie-break: ties in order of arrival would favour those who are
-    there early, the victims."""
-    first: np.ndarray = (counts(data, edges(data))[1] == 0).astype(np.float64)
-    return first + 0.5 * np.random.default_rng(SEED).random(len(data))
+    """How new the pair of actor and object is: minus the rows it had before, ties broken at random, for ties in order of arrival would
+    favour those who are there early, the victims."""
+    return -counts(data, edges(data))[1] + 0.5 * np.random.default_rng(SEED).random(len(data))
 
 
 def chance(data: DataSet) -> np.ndarray:
@@ -126,7 +136,7 @@ def isolation_forest(x: np.ndarray, time: np.ndarray) -> np.ndarray:
 
 def half_space_trees(x: np.ndarray) -> np.ndarray:
     """river's, with its defaults."""
-    model = anomaly.HalfSpaceTrees(seed=SEED)
+    model: Any = anomaly.HalfSpaceTrees(seed=SEED)
     scores = np.zeros(len(x))
     for i, row in enumerate(x.tolist()):
         said = dict(enumerate(row))
@@ -137,7 +147,8 @@ def half_space_trees(x: np.ndarray) -> np.ndarray:
 
 def gaussian_scorer(x: np.ndarray) -> np.ndarray:
     """river's, with its defaults, of the one number that the best counter counts: ln of the rows this minute."""
-    model = anomaly.GaussianScorer()
+    scorer: Any = anomaly.GaussianScorer
+    model = scorer()
     scores = np.zeros(len(x))
     for i, value in enumerate(x[:, 0].tolist()):
         scores[i] = model.score_one({}, value)
@@ -154,22 +165,25 @@ NAMES = (*COUNTERS, *SLOW, "isolation_forest")
 
 
 class Apart:
-    """Slow rivals at work in one process of their own. ``folder`` must last until ``results``."""
+    """Slow rivals at work in one process of their own, over one set after another. ``folder`` must last until the last ``results``."""
 
-    def __init__(self, x: np.ndarray, folder: Path) -> None:
-        self._folder = folder
-        np.save(folder / "features.npy", x)
-        command = [sys.executable, "-m", "benchmarks.references", str(folder)]
-        self._process = subprocess.Popen(command)  # noqa: S603 - our own module
+    def __init__(self, x: dict[str, np.ndarray], folder: Path) -> None:
+        """``x``: the features of each set by its name."""
+        self._folders = {name: folder / str(number) for number, name in enumerate(x)}
+        for name, path in self._folders.items():
+            path.mkdir()
+            np.save(path / "features.npy", x[name])
+        command = [sys.executable, "-m", "benchmarks.references", *map(str, self._folders.values())]
+        self._process = subprocess.Popen(command, cwd=Path(__file__).resolve().parent.parent)  # noqa: S603 - our own module
 
-    def results(self) -> dict[str, Scored]:
-        """Wait for them. Raises RuntimeError where the process failed."""
+    def results(self, name: str) -> dict[str, Scored]:
+        """Wait for all; what they said of one set. Raises RuntimeError where the process failed."""
         if self._process.wait() != 0:
             raise RuntimeError("the slow references failed; their message stands above")
         found = {}
-        for name in SLOW:
-            kept = np.load(self._folder / f"{name}.npy")
-            found[name] = Scored(kept[1:], float(kept[0]))
+        for rival in SLOW:
+            kept = np.load(self._folders[name] / f"{rival}.npy")
+            found[rival] = Scored(kept[1:], float(kept[0]))
         return found
 
     def stop(self) -> None:
@@ -193,13 +207,13 @@ def quick(data: DataSet, x: np.ndarray) -> dict[str, Scored]:
 
 
 def main() -> None:
-    """Score ``features.npy`` of the folder given by the slow rivals, each into a file: seconds, then scores."""
-    folder = Path(sys.argv[1])
-    x = np.load(folder / "features.npy")
-    for name, score in SLOW.items():
-        began = wall.perf_counter()
-        scores = score(x)
-        np.save(folder / f"{name}.npy", np.concatenate([[wall.perf_counter() - began], scores]))
+    """Score ``features.npy`` of each folder given by the slow rivals, each into a file there: seconds, then scores."""
+    for folder in map(Path, sys.argv[1:]):
+        x = np.load(folder / "features.npy")
+        for name, score in SLOW.items():
+            began = wall.perf_counter()
+            scores = score(x)
+            np.save(folder / f"{name}.npy", np.concatenate([[wall.perf_counter() - began], scores]))
 
 
 if __name__ == "__main__":

@@ -68,6 +68,8 @@ class Alert(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     uid: str
     #: Which line it came from, each with a budget of its own: "main" judges every event in its hour, "slow" what builds up over days.
     line: Literal["main", "slow"] = "main"
+    #: What the detector has to say of itself, "" in an alert on someone's behaviour. Such an alert has no evidence and no principals.
+    notice: str = ""
     revision: int
     activity: Literal["open", "update", "close"]
     #: Stream time of this revision, and of the opening.

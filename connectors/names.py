@@ -114,7 +114,7 @@ def stable_hash(text: str) -> int:
 
 
 class Coder(dict[str, int]):
-    """Raw text of one kind -> code in its ``Names``; -1 where the text is no name. Normalises on first sight, so that a
+    """Raw text of one kind -> passing code in its ``Names``; -1 where the text is no name. Normalises on first sight, so that a
     known text costs one look-up. ``problem`` says why a text is refused."""
 
     def __init__(self, names: Names, kind: str) -> None:
@@ -124,12 +124,14 @@ class Coder(dict[str, int]):
 
     def __missing__(self, raw: str) -> int:
         try:
-            code = self.names.code(identity(self.kind, raw))
+            code = self.names.passing(identity(self.kind, raw))
         except BadName:
             code = -1
-        if len(self) >= self.names.limit:
-            self.clear()
-        self[raw] = code
+        # A longer text is no name, so that all there is to remember of it is its length.
+        if len(raw) <= LONGEST:
+            if len(self) >= self.names.limit:
+                self.clear()
+            self[raw] = code
         return code
 
     def problem(self, raw: str) -> str:
@@ -145,29 +147,58 @@ class Names:
     """The dictionary behind a block's codes: texts in order of first sight, and a stable 64-bit hash of each.
 
     Codes are local to one ``Names`` and never leave the process: state and wire carry texts or hashes.
+
+    Whoever sends new names without end must not fill the memory, so the dictionary can start afresh: ``restart`` lets go of every text
+    but those of the blocks that wait, and numbers these anew. A code is either *passing*, for the block that is being made, or given
+    for good (``code``). What is kept by code outside a block is void once ``epoch`` has changed, unless the code was given for good.
     """
 
-    def __init__(self, limit: int = 4_000_000) -> None:
-        """``limit``: how many raw spellings a coder keeps before it starts afresh."""
+    def __init__(self, limit: int = 2_000_000) -> None:
+        """``limit``: how many texts may be added before a restart is due, and how many raw spellings a coder keeps before it starts
+        afresh. Two million of each are some 600 MB."""
         self.limit = limit
+        #: How many restarts there were.
+        self.epoch = 0
         self.values: list[str] = []
         self._codes: dict[str, int] = {}
         self._hashes = np.zeros(1024, np.uint64)
+        # For each code whether it was given for good.
+        self._lasting = bytearray()
         self._coders: dict[str, Coder] = {}
+        # Texts that the last restart kept.
+        self._kept = 0
 
     def __len__(self) -> int:
+        """The lowest number above every code."""
         return len(self.values)
 
+    @property
+    def held(self) -> int:
+        """How many texts it holds."""
+        return len(self._codes)
+
     def code(self, text: str) -> int:
-        """The code of a text that is already in its final form (a normalised identity, or a detail)."""
+        """The code, for good, of a text that is already in its final form (a normalised identity, or a detail). For what is looked up
+        once and kept: it is never let go of."""
         code = self._codes.get(text)
         if code is None:
-            code = len(self.values)
-            if code == len(self._hashes):
-                self._hashes = np.concatenate([self._hashes, np.zeros(code, np.uint64)])
-            self._hashes[code] = stable_hash(text)
-            self.values.append(text)
-            self._codes[text] = code
+            return self._add(text, lasting=True)
+        self._lasting[code] = True
+        return code
+
+    def passing(self, text: str) -> int:
+        """The code of such a text until the next restart: for what goes into a block and is not kept elsewhere."""
+        code = self._codes.get(text)
+        return self._add(text, lasting=False) if code is None else code
+
+    def _add(self, text: str, *, lasting: bool) -> int:
+        code = len(self.values)
+        if code == len(self._hashes):
+            self._hashes = np.concatenate([self._hashes, np.zeros(code, np.uint64)])
+        self._hashes[code] = stable_hash(text)
+        self.values.append(text)
+        self._lasting.append(lasting)
+        self._codes[text] = code
         return code
 
     def find(self, text: str) -> int | None:
@@ -175,7 +206,7 @@ class Names:
         return self._codes.get(text)
 
     def of(self, kind: str) -> Coder:
-        """The coder of raw names of one kind."""
+        """The coder of raw names of one kind. Its codes are passing."""
         coder = self._coders.get(kind)
         if coder is None:
             if kind not in KINDS:
@@ -187,3 +218,40 @@ class Names:
     def hashes(self) -> np.ndarray:
         """uint64[len(self)]: the stable hash of each text."""
         return self._hashes[: len(self.values)]
+
+    @property
+    def full(self) -> bool:
+        """Whether a restart is due: as many texts, or raw spellings, have come as the limit allows."""
+        return len(self._codes) - self._kept >= self.limit or sum(map(len, self._coders.values())) >= self.limit
+
+    def restart(self, keep: np.ndarray) -> np.ndarray:
+        """Let go of every text but those with a code in ``keep`` or with a code for good.
+
+        Returns int32[len(self) + 1]: the new code of each old one, -1 where the text is gone; the last entry, so that -1 stays -1 when
+        a column is looked up in it. Codes for good stay as they are, the others move to the lowest numbers free, and what comes later
+        is numbered above all of them.
+        """
+        fixed = np.frombuffer(bytes(self._lasting), np.bool_)
+        wanted = np.zeros(len(fixed), np.bool_)
+        wanted[keep[keep >= 0]] = True
+        moving = np.flatnonzero(wanted & ~fixed)
+        mapping = np.full(len(fixed) + 1, -1, np.int32)
+        mapping[:-1][fixed] = np.flatnonzero(fixed)
+        mapping[moving] = np.flatnonzero(~fixed)[: len(moving)]
+        old = np.flatnonzero(wanted | fixed)
+        new = mapping[old]
+        size = int(new.max()) + 1 if len(new) else 0
+        # A number between codes for good that nobody has stands for no text.
+        values, lasting = [""] * size, np.zeros(size, np.bool_)
+        hashes = np.zeros(max(size, 1024), np.uint64)
+        hashes[new] = self._hashes[old]
+        lasting[new] = fixed[old]
+        for before, after in zip(old.tolist(), new.tolist(), strict=True):
+            values[after] = self.values[before]
+        self.values, self._hashes, self._lasting = values, hashes, bytearray(lasting.tobytes())
+        self._codes = {values[after]: after for after in new.tolist()}
+        for coder in self._coders.values():
+            coder.clear()
+        self._kept = len(old)
+        self.epoch += 1
+        return mapping

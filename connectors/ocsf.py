@@ -320,6 +320,8 @@ def finding(alert: Alert, product_version: str) -> dict[str, Any]:
 
 
 def _message(alert: Alert) -> str:
+    if alert.notice:
+        return shown(alert.notice)
     prefix = "No more of this for hours: " if alert.activity == "close" else ""
     if not alert.evidence:
         return f"{prefix}{shown(alert.blamed, LONGEST_NAME)} departs from its past"
@@ -330,6 +332,8 @@ def _message(alert: Alert) -> str:
 
 def title(alert: Alert) -> str:
     """What the alert is about in half a line, the same over all revisions of an alert."""
+    if alert.notice:
+        return f"Blind spot of the detector: {shown(alert.blamed, LONGEST_NAME)}"
     where = f"{shown(alert.streams[0], LONGEST_NAME)} " if alert.streams else ""
     link = "by" if alert.role == "actor" else "around"
     return f"Unusual {where}activity {link} {shown(alert.blamed, LONGEST_NAME)}"

@@ -41,6 +41,7 @@ def records(cores: Cores) -> Iterator[tuple[str, int, bytes]]:
     yield from dump(cores.objects)
     yield "fuse", 0, msgspec.msgpack.encode(cores.fusion.state)
     yield "fuse.slow", 0, msgspec.msgpack.encode(cores.slow.state)
+    yield "notices", 0, msgspec.msgpack.encode(cores.notices.told)
     yield "bindings", 0, msgspec.msgpack.encode(cores.bindings.dump())
 
 
@@ -105,6 +106,7 @@ class Checkpoints:
             load(cores.objects, held)
             cores.bindings.load(msgspec.msgpack.decode(held["bindings"][0]))
             cores.fusion.state = msgspec.msgpack.decode(held["fuse"][0], type=Fuse)
+            cores.notices.told = msgspec.msgpack.decode(held["notices"][0], type=dict[str, float])
             cores.slow.state = msgspec.msgpack.decode(held["fuse.slow"][0], type=Fuse)
             progress = msgspec.json.decode(meta["progress"], type=Progress)
         except (KeyError, IndexError, ValueError, TypeError) as error:

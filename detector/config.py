@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from datetime import datetime, timedelta
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,16 @@ class FuseSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     evidence_floor: float
 
 
+class Change(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """An announced change: between two times, identities that match a pattern of ``scope`` are learned ``pace`` times faster."""
+
+    name: str
+    since: datetime
+    until: datetime
+    scope: list[str]
+    pace: float = 4.0
+
+
 class Config(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """Everything that changes results."""
 
@@ -79,6 +90,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     fuse: FuseSettings
     signals: dict[str, dict[str, Any]]
     respond: Respond
+    changes: list[Change] = []
 
     def learners(self) -> dict[str, Signal]:
         """The signals by name, in the order of the configuration. Raises ConfigError."""
@@ -153,9 +165,29 @@ def _mistakes(config: Config) -> list[str]:
         if not 100 <= getattr(config.limits, key) <= 1_000_000_000
     ]
     mistakes += [f"identities.restricted: {why}" for each in config.identities.restricted if (why := spelled(each)[1])]
+    mistakes += [mistake for place, change in enumerate(config.changes) for mistake in _wrong(change, place)]
     if len({pattern for pattern in config.identities.restricted if "*" not in pattern}) > config.limits.actors:
         mistakes.append("identities.restricted: names more identities than limits.actors keeps")
     return mistakes + problems(config.respond)
+
+
+def _wrong(change: Change, place: int) -> list[str]:
+    """What is wrong with an announced change."""
+    at = f"changes[{place}]"
+    found = [
+        (
+            bool(change.name.strip()) and len(change.name) <= 100 and change.name.isprintable(),
+            f"{at}.name: expected 1 to 100 characters",
+        ),
+        (change.since.tzinfo is not None, f"{at}.since: expected a time with its offset (2026-03-01T22:00:00Z)"),
+        (change.until.tzinfo is not None, f"{at}.until: expected a time with its offset (2026-03-02T02:00:00Z)"),
+        (bool(change.scope), f"{at}.scope: expected at least one pattern; a change of everything would be a blind spot for everything"),
+        (1.0 <= change.pace <= 10.0, f"{at}.pace: expected 1 to 10"),
+    ]
+    mistakes = [text for good, text in found if not good]
+    if not mistakes and not timedelta() < change.until - change.since <= timedelta(days=14):
+        mistakes.append(f"{at}.until: expected a time after since, at most 14 days")
+    return mistakes + [f"{at}.scope: {why}" for each in change.scope if (why := spelled(each)[1])]
 
 
 def default_text() -> str:
@@ -180,6 +212,8 @@ def parse(text: str) -> Config:
         mistakes += error.mistakes
     if mistakes:
         raise ConfigError(mistakes)
+    for change in config.changes:
+        change.scope = [spelled(pattern)[0] for pattern in change.scope]
     config.identities.restricted = [spelled(pattern)[0] for pattern in config.identities.restricted]
     return config
 

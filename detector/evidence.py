@@ -10,11 +10,13 @@ import numpy as np
 from connectors.alert import Evidence, Reason
 from connectors.event import Action, Outcome, Stream
 from detector.scale import Found
-from models.calibration import EVIDENCE, FIRST, LEARNED, OWN_HOURS, ROW, SCORE
+from models.calibration import EVENTS, EVIDENCE, FIRST, LEARNED, OWN_HOURS, ROW, SCORE
 from models.signals import Signal
 
 #: A signal is told of from this many nats on: 1 cell in 3.
 TOLD = 1.0
+#: A signal that says so many nats more than the score has been lowered by its weight, and that is told.
+LOWERED = 1.0
 
 
 class Piece(msgspec.Struct):
@@ -41,6 +43,8 @@ class Piece(msgspec.Struct):
     peers: list[float] = []
     own_hours: float = 0.0
     own_strange: int = 0
+    #: The announced change it falls into, "" = none.
+    change: str = ""
     events: int = 1
     #: When its cell was last strengthened, and when it began.
     at: float = 0.0
@@ -79,6 +83,7 @@ def pieces_of(found: Found, paths: tuple[str, ...]) -> list[Piece | None]:
             gains=row[EVIDENCE : EVIDENCE + many],
             peers=row[EVIDENCE + many :],
             own_hours=row[OWN_HOURS],
+            events=int(row[EVENTS]),
             values=values,
             source=block.sources[source],
             partition=paths[partition] if partition < len(paths) else str(partition),
@@ -117,6 +122,12 @@ def worded(piece: Piece, learners: dict[str, Signal]) -> Evidence:
         )
         reasons.append((math.log(max(learner.weight, 1e-9)) + gain, reason))
     reasons.sort(key=lambda each: -each[0])
+    lowered = ["it came too late to be learned, so it was only scored"] if piece.late else []
+    if piece.change:
+        lowered.append(
+            f"the announced change '{piece.change}' was on: scored as ever, learned faster, so the like will be less strange"
+        )
+    lowered += _weighed_down(piece, learners)
     return Evidence(
         time=piece.time,
         stream=Stream(piece.stream).name,
@@ -133,10 +144,19 @@ def worded(piece: Piece, learners: dict[str, Signal]) -> Evidence:
         offset=piece.offset,
         uid=piece.uid,
         events=piece.events,
-        lowered=["it came too late to be learned, so it was only scored"] if piece.late else [],
+        lowered=lowered,
         own_hours=round(piece.own_hours, 1),
         own_strange=piece.own_strange,
     )
+
+
+def _weighed_down(piece: Piece, learners: dict[str, Signal]) -> list[str]:
+    """Why the score is well below what the most surprised signal says: its share of the budget of false alarms."""
+    gain, name = max(zip(piece.gains, learners, strict=True), key=lambda each: each[0])
+    weight = learners[name].weight
+    if gain - piece.score < LOWERED or not 0.0 < weight < 1.0:
+        return []
+    return [f"{name} alone says {gain:.1f}, but often errs: its share of {weight:g} in false alarms takes {-math.log(weight):.1f} off"]
 
 
 def _finite(value: float) -> float | None:

@@ -20,12 +20,13 @@ import msgspec
 import numpy as np
 
 from connectors.alert import Alert, Evidence
-from connectors.event import MINUTE, Action, Block, Stream
+from connectors.event import MINUTE, Action, Stream
+from detector.changes import Changes
 from detector.config import Config
 from detector.evidence import Piece, pieces_of, worded
 from detector.scale import Found
 from models.budget import Budget, reckon
-from models.calibration import CEILING, FIRST, OBJECT_STRANGE, ROW, UNIT
+from models.calibration import CEILING, EVENTS, FIRST, OBJECT_STRANGE, ROW, UNIT
 from models.kernels import DAY, HOUR
 from models.kernels import passed as _passed
 from models.signals import Line
@@ -98,6 +99,7 @@ class Fusion:
         self.leak = SLOW_QUIET if slow else config.fuse.evidence_hours * HOUR
         self.floor = config.fuse.evidence_floor
         self.learners = {name: each for name, each in config.learners().items() if each.line == line}
+        self.changes = Changes(config)
         self.paths: tuple[str, ...] = ()
         self._strongest: list[Piece] = []
         # Nothing closes before this; alerts that go on only move it out.
@@ -158,7 +160,7 @@ class Fusion:
             return self._fold(blamed, role, piece, now, row[FIRST] == 2.0, row[UNIT], row[CEILING])
         held = self._state.open.get(blamed)
         if held is not None:
-            held.alert.events += 1
+            held.alert.events += int(row[EVENTS])
             held.alert.last = max(held.alert.last, int(now))
         return []
 
@@ -199,7 +201,7 @@ class Fusion:
             state.open[blamed] = held = self._opened(blamed, role, piece, trail, now, bar)
             return [self._revise(held, "open", int(now))]
         alert = held.alert
-        alert.events += 1
+        alert.events += piece.events
         alert.partners += first
         alert.last = max(alert.last, int(now))
         news = self._absorb(held, piece, trail)
@@ -236,7 +238,7 @@ class Fusion:
         piece.at, piece.cell = now, since
         for place, old in enumerate(trail.pieces):
             if old.cell == since and old.same_edge(piece):
-                events = old.events + 1
+                events = old.events + piece.events
                 if piece.score >= old.score:
                     trail.pieces[place] = piece
                     self._rank(piece, old)
@@ -373,6 +375,7 @@ def judge(parts: Sequence[Fusion], found: Found) -> list[Alert]:
         code, role = home.blame(found, row, now)
         if piece is not None:
             piece.own_strange = home.strange_hours(piece.actor)
+            piece.change = home.changes.on(piece.time, piece.actor, piece.object)
         out += (parts[int(hashes[code]) % many] if many > 1 else home).fold(names[code], role, row, piece, now)
     while tick < len(block):
         out += _advance(parts, float(clock[tick]))

@@ -7,17 +7,21 @@ Three steps, each a pure function of what came before in the log: a row whose cl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from connectors.event import HOUR, Binding, Block, Reject
+from connectors.names import Names
 from connectors.sources import Decoded
 
 #: How many following rows say whether a jump forward in time is a gap in the log or a broken clock.
 WITNESSES = 32
 
 _NEVER = (1 << 63) - 1
+#: Columns of a block that hold codes of its names.
+_CODED = ("actor", "object", "via", "detail")
 
 
 class TimeGuard:
@@ -35,6 +39,11 @@ class TimeGuard:
     def waiting(self) -> int:
         """Rows that are not decided yet."""
         return sum(len(decoded.block) for decoded in self._waiting)
+
+    @property
+    def blocks(self) -> list[Block]:
+        """The blocks that are not decided yet."""
+        return [decoded.block for decoded in self._waiting]
 
     def admit(self, decoded: Decoded | None) -> list[Decoded]:
         """What is decided after this batch; None marks the end of the log. Rejects carry the reason ``time-ahead``."""
@@ -152,6 +161,11 @@ class Merge:
     def __init__(self, lanes: int) -> None:
         self._lanes = [_Lane() for _ in range(lanes)]
 
+    @property
+    def blocks(self) -> list[Block]:
+        """The blocks that are not taken yet."""
+        return [block for lane in self._lanes for block in lane.blocks]
+
     def next_lane(self) -> int | None:
         """The log to read on: the one that holds the others up. None when all have ended."""
         open_ = [(lane.clock if lane.clock is not None else -1, i) for i, lane in enumerate(self._lanes) if not lane.done]
@@ -227,3 +241,13 @@ class Merge:
 
 def _order(item: tuple[int, int, Binding]) -> tuple[int, int, int]:
     return item[0], item[1], item[2].record
+
+
+def restart(names: Names, waiting: Sequence[Block]) -> None:
+    """Have ``names`` let go of every text that none of the blocks that wait refers to, and number these blocks anew."""
+    columns = [getattr(block, column) for block in waiting for column in _CODED]
+    mapping = names.restart(np.unique(np.concatenate([np.empty(0, np.int32), *columns])))
+    for block in waiting:
+        for column in _CODED:
+            # A new array, because a block that was cut shares its columns with its other part.
+            setattr(block, column, mapping[getattr(block, column)])

@@ -27,12 +27,13 @@ class Marks:
     def __init__(self, says: Callable[[str], int]) -> None:
         self._says = says
         self._names: Names | None = None
+        self._epoch = 0
         self._known = np.zeros(0, np.int8)
 
     def of(self, names: Names, codes: np.ndarray) -> np.ndarray:
         """int8[n]: the mark of each code of ``names``."""
-        if names is not self._names:
-            self._names, self._known = names, np.zeros(0, np.int8)
+        if names is not self._names or names.epoch != self._epoch:
+            self._names, self._epoch, self._known = names, names.epoch, np.zeros(0, np.int8)
         if len(names) > len(self._known):
             # -1 = not asked yet. Twice as long as needed, so that names may come one by one.
             longer = np.full(2 * len(names), -1, np.int8)

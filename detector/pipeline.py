@@ -24,6 +24,7 @@ from detector.config import Config
 from detector.fuse import Fusion
 from detector.identity import Bindings
 from detector.ingest import Merge, TimeGuard
+from detector.notices import Notices
 from detector.score import ActorVisit, ObjectVisit
 
 #: Records of each reason that are shown; all are counted.
@@ -86,6 +87,7 @@ class Cores:
         self.objects = ObjectVisit(config)
         self.fusion = Fusion(config)
         self.slow = Fusion(config, "slow")
+        self.notices = Notices()
 
     def fold(self, block: Block, scores: Callable[[np.ndarray], None] | None = None) -> list[Alert]:
         """Score a resolved block, learn it, judge what came out."""
@@ -93,6 +95,11 @@ class Cores:
         out: list[Alert] = []
         for found in self.objects.visit(block, side, scores):
             out += (self.slow if found.line == "slow" else self.fusion).judge(found)
+        for visit in (self.actors, self.objects):
+            for each in visit.full:
+                out += self.notices.full(*each)
+            visit.full.clear()
+        out.sort(key=lambda alert: alert.time)
         return out
 
     @property

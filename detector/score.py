@@ -16,13 +16,14 @@ import numpy as np
 
 from connectors.event import Action, Block, Outcome, Stream
 from connectors.names import Names
+from detector.changes import Changes
 from detector.config import Config, ConfigError
 from detector.marks import Marks, outward
 from detector.scale import Found, Scale
 from models import calibration, counts
 from models.counts import count
 from models.groups import peer_table
-from models.kernels import SECOND, pair_keys
+from models.kernels import DAY, HOUR, SECOND, pair_keys
 from models.profiles import Fields, Table
 from models.signals import Line, Rows, Signal, Visit
 
@@ -30,6 +31,8 @@ from models.signals import Line, Rows, Signal, Visit
 _MINUTE = 60e6
 
 
+#: Seconds that a long history keeps an idle profile longer than a short one, at most: thirty days.
+MOST_SETTLED = 30.0 * DAY / SECOND
 #: Tables made only where a signal keeps state in them.
 OPTIONAL = ("peer", "peer_pair")
 
@@ -61,11 +64,6 @@ def facets(block: Block) -> np.ndarray:
     return out
 
 
-def paces(block: Block) -> np.ndarray:
-    """float64[n]: how many times faster than usual to learn each row: more than 1 inside an announced change."""
-    return np.ones(len(block))
-
-
 def rows_of(
     block: Block, out: np.ndarray, slots: dict[str, np.ndarray], actor: np.ndarray, pace: np.ndarray, outwards: np.ndarray
 ) -> Rows:
@@ -81,6 +79,7 @@ def rows_of(
         actor_counts=actor,
         slots=slots,
         moved=np.where(pulled, block.bytes_in, block.bytes_out),
+        answered=np.where(pulled, block.bytes_out, block.bytes_in),
         basis=block.bytes_basis,
         model=block.stream == Stream.registry,
         refused=refused,
@@ -118,8 +117,11 @@ class _Visit:
         self.units = np.zeros(len(counts.SCALARS))
         self.scalars = {name: np.zeros(len(s.scalars())) for name, s in self.signals.items()}
         self.evicted = 0
+        #: When which table had to forget profiles, and its limit. Whoever reads it clears it.
+        self.full: list[tuple[float, str, int]] = []
         self._restricted = Marks(lambda name: any(fnmatchcase(name, pattern) for pattern in self.patterns))
         self._outward = Marks(outward)
+        self.changes = Changes(config)
 
     @property
     def late(self) -> int:
@@ -150,7 +152,7 @@ class _Visit:
             if stop == start:
                 for table in keys:
                     if self._room(table, keys[table][start : start + 1]) == 0:
-                        self._make_room(table)
+                        self._make_room(table, max(float(block.time[start]), self.units[0]))
                 continue
             known = {table: self.tables[table].used for table in keys}
             for table, wanted in keys.items():
@@ -175,8 +177,9 @@ class _Visit:
         over = np.flatnonzero(np.cumsum(fresh) > free)
         return int(over[0]) if len(over) and len(values) else len(wanted)
 
-    def _make_room(self, table: str) -> None:
+    def _make_room(self, table: str, now: float) -> None:
         held = self.tables[table]
+        self.full.append((now, held.name, held.limit))
         gone = held.evict(self.idle(table))
         if gone == 0 and table not in ("actor", "object"):
             # What is known *of* the restricted goes last, but it goes: anyone may call on them from a million addresses.
@@ -194,7 +197,7 @@ class _Visit:
             self.tables[table].protected[each[meant]] = True
 
     def idle(self, table: str) -> np.ndarray:
-        """float64[used]: when each slot of a table was last seen."""
+        """float64[used]: when each slot of a table was last seen, or later where it is worth keeping; the lowest go first."""
         raise NotImplementedError
 
     @staticmethod
@@ -209,6 +212,13 @@ class _Visit:
     def nbytes(self) -> int:
         """Bytes held by profiles."""
         return sum(table.nbytes for table in self.tables.values())
+
+
+def _settled(last: np.ndarray, units: np.ndarray, length: float) -> np.ndarray:
+    """When profiles were last seen, in seconds, and later by as long as they have been active: so a flood of newcomers pushes out
+    newcomers, not whom we have known for weeks."""
+    settled: np.ndarray = last + np.minimum(units * (length / SECOND), MOST_SETTLED)
+    return settled
 
 
 class ActorVisit(_Visit):
@@ -227,8 +237,9 @@ class ActorVisit(_Visit):
     def idle(self, table: str) -> np.ndarray:
         """See the base class."""
         held = self.tables[table]
-        last: np.ndarray = held["owner"]["last"] if table == "actor" else held["units"]["hour_taught"]
-        return last[: held.used]
+        if table == "actor":
+            return _settled(held["owner"]["last"], held["owner"]["hours"], HOUR)[: held.used]
+        return _settled(held["units"]["hour_taught"], held["units"]["days"], DAY)[: held.used]
 
     def visit(self, block: Block) -> ActorSide:
         """Score a block from its actors' side, then learn it."""
@@ -240,7 +251,7 @@ class ActorVisit(_Visit):
         parts: list[dict[str, np.ndarray]] = []
         for run, slots, known in self.admit({"actor": actor, "actor_pair": pair}, block):
             part = block if run == slice(0, n) else block.take(run)
-            pace = paces(part)
+            pace = self.changes.paces(part)
             out = np.empty((len(counts.OUTPUT), len(part)))
             count(
                 part.time,
@@ -297,9 +308,11 @@ class ObjectVisit(_Visit):
             worried = held[self.scales[0].owner]["strange_since"] * SECOND
             last: np.ndarray = np.maximum(held["keeper"]["last"], worried)
         elif table == "endpoint":
-            last = held["owner"]["last"]
+            last = _settled(held["owner"]["last"], held["owner"]["hours"], HOUR)
+        elif table == "pair":
+            last = _settled(held["units"]["hour_taught"], held["units"]["days"], DAY)
         else:
-            last = held["keeper"]["last"] if table == "peer_pair" else held["units"]["hour_taught"]
+            last = held["keeper"]["last"]
         return last[: held.used]
 
     def visit(self, block: Block, side: ActorSide, scores: Callable[[np.ndarray], None] | None = None) -> Iterator[Found]:
@@ -316,7 +329,7 @@ class ObjectVisit(_Visit):
         for run, slots, known in self.admit(keys, block):
             part = block if run == slice(0, n) else block.take(run)
             given = side if run == slice(0, n) else side.part(run)
-            pace = paces(part)
+            pace = self.changes.paces(part)
             out = np.empty((len(counts.OUTPUT), len(part)))
             count(
                 part.time,

@@ -62,16 +62,17 @@ RECKONING = 0.02
 #: the floor is raised, evidence since the last reckoning, age at it.
 CLOCK = ("now", "age", "floor", "ceiling", "raised", "evidence", "reckoned")
 
-#: Fields on the pair table: whether its current cell teaches; score already reported in it. Then ``bins``, ``u1`` a signal: the cell's
+#: Fields on the pair table: whether its current cell teaches; score already reported in it; rows above the floor in it, and those of
+#: them that were not reported. Then ``bins``, ``u1`` a signal: the cell's
 #: bin + 1, 0 = silent.
-PAIR: Fields = (("taught", "u1"), ("peak", "f4"))
+PAIR: Fields = (("taught", "u1"), ("peak", "f4"), ("events", "u2"), ("unsaid", "u2"))
 #: Fields on the object table: cells taught this hour and since when; surprising partners this hour and since when.
 OBJECT: Fields = (("cells", "u2"), ("cells_since", "u4"), ("strange", "u4"), ("strange_since", "u4"))
 
 #: Columns of the evidence matrix before the G of each signal and, after these, the share of the peers' cells at least as surprising to
 #: each (NaN = not known).
-ROW, SCORE, FIRST, OBJECT_STRANGE, UNIT, LEARNED, CEILING, OWN_HOURS = range(8)
-EVIDENCE = 8
+ROW, SCORE, FIRST, OBJECT_STRANGE, UNIT, LEARNED, CEILING, OWN_HOURS, EVENTS = range(9)
+EVIDENCE = 9
 
 
 @njit(cache=True, inline="always")
@@ -273,6 +274,8 @@ def calibrate(
             # Also where the row is too late for its actor and does not teach: the cell before is over all the same.
             p.peak = 0.0
             p.taught = 0
+            p.events = 0
+            p.unsaid = 0
         if learn[i]:
             if new_cell[i]:
                 if o.cells_since == 0 or passed(now, o.cells_since * SECOND, unit, period):
@@ -320,6 +323,11 @@ def calibrate(
                 o.strange = 0
                 o.strange_since = second_of(now)
             o.strange += 1
+        # A cell that goes on says so after 2, 4, 8, ... rows: one flood is not a flood of evidence.
+        p.events = min(p.events + 1, MOST_CELLS)
+        p.unsaid = min(p.unsaid + 1, MOST_CELLS)
+        if not stronger and p.events & (p.events - 1):
+            continue
         row = evidence[found]
         row[ROW] = i
         row[SCORE] = value
@@ -330,6 +338,8 @@ def calibrate(
         row[LEARNED] = 1.0 if learn[i] else 0.0
         row[CEILING] = clock[3]
         row[OWN_HOURS] = own_hours[i]
+        row[EVENTS] = p.unsaid
+        p.unsaid = 0
         for k in range(many):
             row[EVIDENCE + k] = gain[c, k, bins[k]] if bins[k] >= 0 else 0.0
             row[EVIDENCE + many + k] = _share(peers[peer[i], k], bins[k]) if bins[k] >= 0 and peer[i] > 0 else math.nan

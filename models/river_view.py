@@ -113,6 +113,7 @@ class RiverView(AnomalyDetector):
             actor_counts=seen["actor"],
             slots=slots,
             moved=np.array([x.get("moved", np.nan)], np.float64),
+            answered=np.array([x.get("answered", np.nan)], np.float64),
             basis=np.array([x.get("basis", 0)], np.int8),
             model=np.array([x.get("model", False)]),
             refused=np.array([x.get("refused", np.nan)], np.float64),

@@ -18,6 +18,8 @@ HEIGHT = 40
 WIDTH = 100
 #: Reasons shown of the first, second and third piece of evidence; the next row where the texts are so long that it would not fit.
 REASONS = ((3, 2, 2), (2, 1, 1), (1, 1, 1))
+#: Active hours from which an identity's own base rate is worth a line.
+FEWEST_HOURS = 20.0
 #: Names in a list before the rest is only counted.
 NAMED = 4
 #: Where the texts of the labelled lines begin.
@@ -103,8 +105,10 @@ def _piece(place: int, evidence: Evidence, reasons: int) -> list[str]:
     lines = _wrapped(f"{_when(evidence.time)} {deed(evidence)}{times}", f" {place + 1}. ", 2)
     for reason in evidence.reasons[:reasons]:
         # Hard spaces keep the notes together when lines break.
-        notes = ", ".join(each for each in (_factor(reason), _rarity(reason.base_rate)) if each).replace(" ", "\u00a0")
+        notes = ", ".join(each for each in (_factor(reason), _rarity(reason.base_rate), _peers(reason)) if each).replace(" ", "\u00a0")
         lines += _wrapped(f"{shown(_sentence(reason), 2 * WIDTH - len(notes) - 60)} [{notes}]", "    - ", 2)
+    if place == 0 and evidence.own_hours >= FEWEST_HOURS:
+        lines += _wrapped(f"{_own(evidence)}", "    itself ", 1)
     named = f", id {shown(evidence.uid, 40)}" if evidence.uid else ""
     lines += _wrapped(f"{shown(evidence.source, 30)} {shown(evidence.partition, 60)}:{evidence.offset}{named}", "    record ", 2)
     if evidence.lowered:
@@ -149,6 +153,17 @@ def _rarity(base_rate: float) -> str:
     often = 1 / min(base_rate, 1.0)
     digits = 10 ** max(len(f"{often:.0f}") - 2, 0)
     return f"1 in {round(often / digits) * digits:,}"
+
+
+def _peers(reason: Reason) -> str:
+    """The base rate among the actor's peers; "" where it is not known."""
+    return "" if reason.base_rate_peers is None else f"{_rarity(reason.base_rate_peers)} among its peers"
+
+
+def _own(evidence: Evidence) -> str:
+    """The actor's own base rate: how often it has given evidence, this hour included."""
+    before = max(evidence.own_strange - 1, 0)
+    return f"surprising in {before:,} of the {evidence.own_hours:,.0f} edge-hours it was active before"
 
 
 def _meaning(alert: Alert) -> str:

@@ -29,6 +29,7 @@ class Events:
     actor: np.ndarray
     object: np.ndarray
     moved: np.ndarray
+    answered: np.ndarray
     basis: np.ndarray
     model: np.ndarray
     refused: np.ndarray
@@ -55,6 +56,7 @@ COLUMNS: dict[str, tuple[type, Any]] = {
     "actor": (np.uint64, 1),
     "object": (np.uint64, 101),
     "moved": (np.float64, 1e9),
+    "answered": (np.float64, np.nan),
     "basis": (np.int8, 4),
     "model": (np.bool_, True),
     "refused": (np.float64, 0.0),
@@ -126,6 +128,7 @@ def mixed(n: int, seed: int = 0) -> Events:
         actor + 1,
         object_,
         moved=moved,
+        answered=np.where(np.isnan(moved) | (rng.random(n) < 0.5), np.nan, 1e3 * (actor + 1)),
         basis=basis,
         model=basis == 4,
         refused=refused,
@@ -229,6 +232,7 @@ class Stage:
             actor_counts=seen["actor"],
             slots=slots,
             moved=given.moved,
+            answered=given.answered,
             basis=given.basis,
             model=given.model,
             refused=given.refused,

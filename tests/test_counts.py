@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from models import counts
-from models.counts import ALL_HOURS, CELLS, DAYS, HOURS, LEARN, NEW_HOUR, PAIR_DAYS, PARTNERS, TIME, count
+from models.counts import ALL_HOURS, CELLS, DAYS, HOURS, LEARN, NEW_DAY, NEW_HOUR, PAIR_DAYS, PARTNERS, TIME, count
 from models.kernels import DAY, HOUR, MINUTE, advance, day_unit, hour_unit, passed
 from models.profiles import record
 
@@ -70,16 +70,18 @@ def test_an_edge_of_an_old_stream_teaches_once_a_clock_hour_and_once_a_date_howe
     out = ledger.rows([NOON + i * SECOND for i in range(1000)])
     assert out[NEW_HOUR].sum() == 1
     assert out[:, 0][[HOURS, DAYS, PARTNERS, PAIR_DAYS]].tolist() == [0, 0, 0, 0]
-    assert out[:, 999][[HOURS, DAYS, PARTNERS, PAIR_DAYS]] == pytest.approx([1, 1, 1, 1], abs=2e-3)
+    assert out[:, 999][[DAYS, PARTNERS, PAIR_DAYS]] == pytest.approx([1, 1, 1], abs=2e-3)
     later = ledger.rows([NOON + int(HOUR), NOON + int(HOUR) + 1, NOON + int(DAY), NOON + int(DAY) + 1])
     assert later[NEW_HOUR].tolist() == [1, 0, 1, 0]
-    assert later[HOURS] == pytest.approx([1, 2, 2, 3], abs=0.05)
+    assert later[NEW_DAY].tolist() == [0, 0, 1, 0]
+    assert later[HOURS] == pytest.approx([0, 0, 2, 2], abs=0.05)
+    assert later[ALL_HOURS] == pytest.approx([1, 2, 2, 3], abs=0.05)
     assert later[PAIR_DAYS] == pytest.approx([1, 1, 1, 2], rel=0.11)
 
 
 def test_rows_read_the_units_as_they_were_before_they_taught() -> None:
     out = Ledger(age=YEAR).rows([NOON] * 4, partner=[0, 1, 2, 0])
-    assert out[HOURS].tolist() == [0, 1, 2, 3]
+    assert out[DAYS].tolist() == [0, 1, 2, 3]
     assert out[ALL_HOURS].tolist() == [0, 1, 2, 3]
     assert out[PARTNERS].tolist() == [0, 1, 2, 3]
     assert out[CELLS].tolist() == [1, 2, 3, 3]
@@ -110,7 +112,7 @@ def test_a_row_too_late_is_read_and_counted_and_teaches_nothing() -> None:
     before = ledger.state(), ledger.scalars[4]
     out = ledger.rows([NOON - int(HOUR) - 1], partner=2)
     assert out[:, 0][[TIME, LEARN, NEW_HOUR]].tolist() == [NOON + 1, 0, 0]
-    assert out[HOURS, 0] == pytest.approx(2.0)
+    assert out[DAYS, 0] == pytest.approx(2.0)
     assert ledger.scalars[4] == before[1] + 1
     ledger.scalars[4] = before[1]
     assert ledger.state() == before[0]
@@ -138,7 +140,18 @@ def test_inside_an_announced_change_a_day_counts_for_several_and_an_hour_for_one
     ledger = Ledger(age=YEAR)
     ledger.rows([NOON], pace=4.0)
     out = ledger.rows([NOON + 1])
-    assert out[[HOURS, DAYS, PARTNERS, PAIR_DAYS], 0].tolist() == [1, 4, 1, 4]
+    assert out[[DAYS, PARTNERS, PAIR_DAYS], 0].tolist() == [4, 1, 4]
+    assert ledger.rows([NOON + int(DAY)], pace=4.0)[HOURS] == pytest.approx(1.0, abs=0.01)
+
+
+def test_how_active_an_owner_is_counts_up_to_yesterday() -> None:
+    ledger = Ledger(age=YEAR)
+    ledger.rows([NOON + i for i in range(8)], partner=list(range(8)))
+    # Busy since noon, and no less rare for it until midnight, in rows that teach and in rows that come too late to.
+    today = ledger.rows([NOON + int(3 * HOUR), NOON, NOON + int(11 * HOUR)], partner=[0, 1, 2])
+    assert today[LEARN].tolist() == [1, 0, 1]
+    assert today[HOURS].tolist() == [0, 0, 0]
+    assert ledger.rows([NOON + int(12 * HOUR), NOON + int(13 * HOUR)])[HOURS] == pytest.approx([10, 10], abs=0.1)
 
 
 def test_thousands_of_partners_within_one_second_do_not_age_their_owner() -> None:

@@ -16,12 +16,12 @@ from connectors.event import DAY, HOUR, MINUTE, SECOND, Action, Block, block_of
 from connectors.names import Names
 from detector.config import parse
 from detector.fuse import REMEMBERED, SHOWN, Fuse, Fusion, Trail
-from detector.score import Found
-from models.calibration import CEILING, EVIDENCE, FIRST, LEARNED, OBJECT_STRANGE, ROW, SCORE, UNIT
+from detector.scale import Found
+from models.calibration import CEILING, EVENTS, EVIDENCE, FIRST, LEARNED, OBJECT_STRANGE, ROW, SCORE, UNIT
 from tests.logs import START, row
 
 CONFIG = parse("")
-SIGNALS = tuple(CONFIG.learners())
+SIGNALS = tuple(name for name, each in CONFIG.learners().items() if each.line == "main")
 QUIET = int(CONFIG.fuse.quiet_hours * HOUR)
 
 #: (minute, actor, object, score, first, strange partners of the object); first: 2 a new strange edge, 1 stronger, 0 a repetition,
@@ -37,7 +37,7 @@ def found(pieces: list[Piece], learned: bool = True, names: Names | None = None,
         if first < 0:
             continue
         each = np.zeros(EVIDENCE + 2 * len(SIGNALS))
-        each[[ROW, SCORE, FIRST, OBJECT_STRANGE, UNIT, LEARNED, CEILING]] = i, score, first, strange, HOUR, learned, 12.0
+        each[[ROW, SCORE, FIRST, OBJECT_STRANGE, UNIT, LEARNED, CEILING, EVENTS]] = i, score, first, strange, HOUR, learned, 12.0, 1
         each[EVIDENCE] = score
         each[EVIDENCE + 1] = 2.0
         evidence.append(each)

@@ -15,7 +15,7 @@ from connectors.names import stable_hash
 from models.river_view import RiverView
 from models.signals import Signal, learners
 from models.signals.river_detector import FEATURES, RiverDetector, features
-from tests.signal_stage import Events, Stage, mixed
+from tests.signal_stage import COLUMNS, Events, Stage, mixed
 
 HOUR = 3600.0
 #: Midnight of a Monday, 2024-01-01, in seconds.
@@ -94,25 +94,7 @@ def test_events_one_by_one_score_as_a_block_does() -> None:
 
 
 def _event_of(given: Events, i: int) -> Event:
-    return {
-        "time": given.time[i] / 1e6,
-        "actor": int(given.actor[i]),
-        "object": int(given.object[i]),
-        "moved": float(given.moved[i]),
-        "basis": int(given.basis[i]),
-        "model": bool(given.model[i]),
-        "refused": float(given.refused[i]),
-        "weight": float(given.weight[i]),
-        "stream": int(given.stream[i]),
-        "action": int(given.action[i]),
-        "via": int(given.via[i]),
-        "detail": int(given.detail[i]),
-        "gpus": float(given.gpus[i]),
-        "gpu_seconds": float(given.gpu_seconds[i]),
-        "outward": bool(given.outward[i]),
-        "pace": float(given.pace[i]),
-        "peer": int(given.peer[i]),
-    }
+    return {"time": given.time[i] / 1e6} | {name: getattr(given, name)[i].item() for name in COLUMNS}
 
 
 def test_an_event_that_does_not_say_what_is_asked_scores_nothing() -> None:

@@ -42,23 +42,26 @@ class Visits:
     def __init__(self, given: Config) -> None:
         self.actor, self.object = ActorVisit(given), ObjectVisit(given)
         self.scores: list[np.ndarray] = []
-        self.evidence: list[np.ndarray] = []
-        self.values: list[np.ndarray] = []
-        self.rows = 0
+        self.evidence: dict[str, list[np.ndarray]] = {"main": [], "slow": []}
+        self.values: dict[str, list[np.ndarray]] = {"main": [], "slow": []}
+        self.rows = {"main": 0, "slow": 0}
 
     def fold(self, block: Block) -> Visits:
         side = self.actor.visit(block)
         for found in self.object.visit(block, side, self.scores.append):
             rows = found.rows.copy()
-            rows[:, ROW] += self.rows
-            self.rows += len(found.block)
-            self.evidence.append(rows)
-            self.values.append(found.values)
+            rows[:, ROW] += self.rows[found.line]
+            self.rows[found.line] += len(found.block)
+            self.evidence[found.line].append(rows)
+            self.values[found.line].append(found.values)
         return self
 
     def whole(self) -> dict[str, bytes]:
         """Everything that may not depend on the cut: scores, evidence, state."""
-        said = {"scores": np.concatenate(self.scores), "evidence": np.concatenate(self.evidence), "values": np.concatenate(self.values)}
+        said = {"scores": np.concatenate(self.scores)}
+        for line in self.rows:
+            said[f"evidence:{line}"] = np.concatenate(self.evidence[line])
+            said[f"values:{line}"] = np.concatenate(self.values[line])
         state = {f"{name} {number}": data for visit in (self.actor, self.object) for name, number, data in dump(visit)}
         return {name: each.tobytes() for name, each in said.items()} | state
 
@@ -76,7 +79,7 @@ def test_the_made_up_log_has_what_it_takes() -> None:
     assert len(scores) == len(LOG)
     assert np.isfinite(scores).all()
     assert scores.max() > 4.0
-    assert sum(len(found) for found in WHOLE.evidence) > 20
+    assert sum(len(found) for found in WHOLE.evidence["main"]) > 20
     assert WHOLE.object.late > 5
 
 
@@ -106,7 +109,7 @@ def test_state_that_was_saved_and_loaded_goes_on_as_if_nothing_had_been() -> Non
             records.setdefault(name, []).append(data)
     load(fresh.actor, records)
     load(fresh.object, records)
-    fresh.rows = visits.rows
+    fresh.rows = dict(visits.rows)
     assert visits.fold(second).scores[-1].tobytes() == fresh.fold(second).scores[-1].tobytes()
     ours, theirs = visits.whole(), fresh.whole()
     assert all(theirs[name] == data for name, data in ours.items() if " " in name)
@@ -389,4 +392,4 @@ def test_peer_groups_at_endpoints_are_bounded_and_the_longest_idle_go_however_ro
 def test_a_block_without_rows_changes_nothing() -> None:
     visits = Visits(config())
     visits.fold(LOG.take(slice(0, 0)))
-    assert visits.rows == 0
+    assert visits.rows == {"main": 0, "slow": 0}

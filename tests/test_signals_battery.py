@@ -60,6 +60,7 @@ BLACK_BOXES = {"river_detector": "what it learns, and what it finds strange, is 
 EXPOSED = {"denied"}
 #: Learners that learn no faster inside an announced change, with the reason.
 UNPACED = {
+    "periodicity": "it expects seconds of the latest interval, which a change sets at once; test_signals_time shows it heeds it",
     "rarity": "hours of activity are a bound on what one identity may teach; a change lets it be known faster, not be busier",
 }
 
@@ -304,11 +305,45 @@ def _less_acquaintance() -> Ladder:
         yield _in_order(*rest, *[events([day], 1, 101) for day in days[-met:] if met]), events([end], 1, 101)
 
 
+def _larger_days() -> Ladder:
+    calm = steady(3.0)
+    for many in (1.0, 30.0, 1e3, 1e6):
+        yield calm, events([_later(1.5, calm)], weight=many, moved=1e9 * many)
+
+
+def _more_even_calls() -> Ladder:
+    calm = _in_order(steady(3.0), events(START + np.cumsum(np.random.default_rng(2).exponential(1800.0, 100) * SECOND), 9, 101))
+    now = _later(1.5, calm)
+    for beats in (0, 5, 10, 20):
+        calls = events(now + np.arange(beats) * 60 * SECOND, 9, 101)
+        yield joined(calm, calls), events([now + beats * 60 * SECOND], 9, 101)
+
+
+def _less_usual_hours() -> Ladder:
+    # Four weeks of office hours; then at noon, soon after work, and late at night.
+    work = [START + int(day * DAY + hour * HOUR) for day in range(28) if day % 7 < 5 for hour in range(9, 17)]
+    for hour in (12, 17, 23):
+        yield events(work), events([START + int(28 * DAY + hour * HOUR)])
+
+
+def _less_usual_sizes() -> Ladder:
+    # Four sizes, the first the most usual.
+    sizes = np.array([1e6] * 20 + [1e3] * 6 + [30.0] * 2)
+    past = events(START + np.arange(len(sizes)) * int(HOUR), moved=sizes)
+    for size in (1e6, 1e3, 30.0, 1e9):
+        yield past, events([START + 40 * int(HOUR)], moved=size)
+
+
 #: By learner: what makes a row stranger, and pairs of (past, last row), the last row ever stranger.
 LADDERS: dict[str, tuple[str, Callable[[], Ladder]]] = {
     "rate": ("more events in the minute", _more_events),
     "magnitude": ("more bytes", _more_bytes),
     "egress": ("more bytes", _more_bytes),
+    "volume": ("more of it in the day", _larger_days),
+    "drip": ("more bytes", _more_bytes),
+    "size": ("a size less usual", _less_usual_sizes),
+    "periodicity": ("more calls at even intervals", _more_even_calls),
+    "hour_of_week": ("an hour less usual", _less_usual_hours),
     "denied": ("more refusals", _more_refusals),
     "fanout": ("more new partners before it", _more_partners),
     "novelty": ("less acquaintance", _less_acquaintance),

@@ -50,8 +50,8 @@ class Rows:
     ``time`` float64, microseconds, never behind the visited profile. ``learn`` bool: late rows are scored, not learned.
     ``counts`` float64[len(models.counts.OUTPUT), n]: the units as they were before each row; ``actor_counts`` the same from the
     actor's visit (object's visit only). ``slots`` int32: table name -> slot.
-    ``moved`` bytes that left where they belong (sent by the actor of a flow, read out of a registry); NaN = unknown. ``basis`` what
-    they count: counts of different bases are never compared. ``model`` bool: the object is a model, so ``moved`` tells its size.
+    ``moved`` bytes that left where they belong (sent by the actor of a flow, read out of a registry); NaN = unknown. ``answered``: those
+    that went the other way. ``basis`` what they count: counts of different bases are never compared. ``model`` bool: the object is a model, so ``moved`` tells its size.
     ``refused`` 1 = denied or failed, 0 = allowed, NaN = unknown. ``weight`` how many alike facts the row stands for.
     ``stream``, ``action`` int8: ``connectors.event.Stream`` and ``Action`` as numbers. ``actor``, ``object``, ``via``, ``detail`` uint64:
     stable hashes of the texts, 0 = none. ``gpus``, ``gpu_seconds`` float64, NaN = unknown. ``outward`` bool: the object is an address
@@ -64,6 +64,7 @@ class Rows:
     actor_counts: np.ndarray
     slots: dict[str, np.ndarray]
     moved: np.ndarray
+    answered: np.ndarray
     basis: np.ndarray
     model: np.ndarray
     refused: np.ndarray

@@ -30,7 +30,7 @@ MOST_HOURS = 255
 #: First day of the epoch: a Thursday, three days after a Monday.
 THURSDAY = 3
 #: An identity: hours active by hour of the day (UTC), first those of weekdays, then those of weekends; of these all, and the sums of
-#: their squares on weekdays and weekends; since when they are counted; the last hour counted, in hours since the epoch, and as how many.
+#: their squares on weekdays and weekends; since when they are counted; the last hour counted (since the epoch), and as how many.
 RHYTHM: Fields = (
     ("hours", "u1", CELLS),
     ("total", "u2"),
@@ -174,7 +174,7 @@ class HourOfWeek(Signal):
     hours were used (their own mean). So an identity active at all hours, or seldom, or known for a few days has e near s and scores 0;
     it is not silent, because that it has no rhythm is known of it, and silence would leave it out of what is usual. Hours that never
     came round count for nothing, so a short trace knows no rhythm, and neither midnight nor Tuesday is strange for coming first.
-    A neighbouring hour counts a quarter. Once a week is known, the 1 beside s is divided by up to 4 where everyone does less than usual.
+    A neighbouring hour counts a quarter. Once a week is known, the 1 beside s is divided by up to 4 where everyone does less.
     Hours are UTC: when the clocks change, a working day moves by an hour, and its edges are a little strange for some weeks.
     Fails on thieves in the same time zone, on shift workers, and on a change of habits until it is half of what is remembered.
     Cost: one logarithm an event, 67 bytes an actor. Parameters: ``memory_days``: hours are halved when twice as many days are in them.

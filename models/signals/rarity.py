@@ -22,7 +22,7 @@ def _rarity(hours: np.ndarray, all_hours: np.ndarray, population: np.ndarray, ou
 
 
 class Rarity(Signal):
-    """-ln of the actor's share of all active edge-hours of the last ten days, half an hour added to everyone.
+    """-ln of the actor's share of all active edge-hours up to yesterday, half an hour added to everyone.
 
     Idea: most attacks come from identities that are rarely active (detection.md of the design: hard-mode AUC .551 without it).
     Fails when the attacker uses a busy identity; then novelty, rate and bytes have to see it. In a growing population every newcomer
@@ -36,12 +36,13 @@ class Rarity(Signal):
 
     @property
     def visit(self) -> Visit:
-        """At the actor."""
-        return "actor"
+        """At the object, which knows what all partitions of actors have seen."""
+        return "object"
 
     def surprise(self, rows: Rows, tables: dict[str, np.ndarray], scalars: np.ndarray, out: np.ndarray) -> None:
         """See the contract."""
-        _rarity(rows.counts[HOURS], rows.counts[ALL_HOURS], rows.counts[POPULATION], out)
+        seen = rows.actor_counts
+        _rarity(seen[HOURS], seen[ALL_HOURS], seen[POPULATION], out)
 
     def text(self, seen: float, expected: float, usual: float, actor: str, object: str) -> str:
         """See the contract."""

@@ -44,8 +44,10 @@ def foreign(row: Any, basis: int, now: float) -> bool:
 
 @njit(cache=True, inline="always")
 def lesson(pace: float, days: float, longest: float) -> float:
-    """Weight of a key's next day: as in a plain mean, but no less than one in ``longest``; ``pace`` times as much in a change."""
-    return min(max(pace, 1.0) / min(days + 1.0, longest), 1.0)
+    """Weight of a key's next day: as in a plain mean, but no less than one in ``longest``; in a change ``pace`` times as much, up to as
+    much as all days before it."""
+    weight = 1.0 / min(days + 1.0, longest)
+    return max(weight, min(pace * weight, 0.5))
 
 
 @njit(cache=True)
