@@ -34,13 +34,13 @@ from benchmarks.blame import best_figures, evidence
 from benchmarks.datasets import BENIGN, STEPS, DataSet, Unusable, find, load
 from benchmarks.frog import frog
 from benchmarks.ours import BATCH, Run, openings, run
+from benchmarks.tables import BUDGETS, Figures, shown, shown_budgets, shown_frogs
 from benchmarks.verdicts import DAY, alert_figures, by_attack, row_figures
 from connectors.alert import Evidence
 from detector.config import Config, ConfigError, read
 
-#: The budget at which attacks must be caught, and those that must hold on benign data.
+#: The budget at which attacks must be caught.
 PER_DAY = 10.0
-BUDGETS = (1, 5, 10, 20)
 #: A set shorter than this has no alerts a day to speak of: only its rows are judged.
 FEWEST_DAYS = 2.0
 #: Days of warm-up before the budget is measured: a week, less where a set has no second one.
@@ -58,26 +58,6 @@ FIGURES = (
     "alerts_per_day",
     "events_per_second",
 )
-#: A figure, as a heading.
-SHOWN = {
-    "auc": "AUC",
-    "ap": "AP",
-    "hard_auc": "hard",
-    "hard_ap": "hard AP",
-    "macro_auc": "macro50",
-    "macro_auc_5": "macro5",
-    "names_caught_at_10_per_day": "names",
-    "names_loose": "loose",
-    "instances_caught": "inst.",
-    "precision_at_10_per_day": "prec.",
-    "alerts_per_day": "a day",
-    "worst_day": "worst",
-    "slow_per_day": "slow",
-    "delay_seconds": "delay s",
-    "delay_events": "delay ev",
-    "events_per_second": "events/s",
-}
-Figures = dict[str, Any]
 
 
 def say(text: str) -> None:
@@ -247,58 +227,6 @@ def machine() -> str:
 def versions() -> dict[str, str]:
     """Of what the figures depend on."""
     return {name: metadata.version(name) for name in ("numpy", "numba", "river", "scikit-learn", "pyarrow")}
-
-
-def _cell(key: str, value: Any) -> str:
-    if value is None:
-        return "-"
-    if key in ("events_per_second", "delay_seconds", "delay_events", "worst_day"):
-        return f"{value:,.0f}"
-    return f"{value:.4f}" if key in ("auc", "ap", "hard_ap") else f"{value:.3f}"
-
-
-def _aligned(rows: list[list[str]]) -> str:
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(f"{cell:<{w}}" if k == 0 else f"{cell:>{w}}" for k, (cell, w) in enumerate(zip(row, widths, strict=True)))
-        for row in rows
-    )
-
-
-def shown(name: str, table: dict[str, Figures]) -> str:
-    """A set's table for people; per attack, and attack steps, below it."""
-    keys = [key for key in SHOWN if any(figures.get(key) is not None for figures in table.values())]
-    rows = [[name, *(SHOWN[key] for key in keys)]]
-    rows += [[row, *(_cell(key, figures.get(key)) for key in keys)] for row, figures in table.items()]
-    text = _aligned(rows)
-    attacks = list(table["ours"]["by_attack"])
-    if len(attacks) <= 8:
-        per = [["AUC by attack", *attacks]]
-        per += [[row, *(_cell("", figures["by_attack"].get(attack)) for attack in attacks)] for row, figures in table.items()]
-        text += f"\n\n{_aligned(per)}"
-    for step, rank in table["ours"].get("steps", {}).items():
-        text += f"\n{step}: {'not among the strongest evidence' if rank is None else f'number {rank} of the strongest evidence'}"
-    return text
-
-
-def shown_budgets(budgets: dict[str, Figures]) -> str:
-    """The budgets for people."""
-    rows = [["alerts a day on benign data", "days", *(f"at {n}" for n in BUDGETS), *(f"slow at {n}" for n in BUDGETS), "remark"]]
-    for name, figures in budgets.items():
-        if "main" not in figures:
-            rows.append([name, *["-"] * (1 + 2 * len(BUDGETS)), figures["remark"]])
-            continue
-        main = [f"{figures['main'][str(n)]:.2f} ({figures['main'][str(n)] / n - 1:+.0%})" for n in BUDGETS]
-        slow = [f"{figures['slow'][str(n)]:.2f}" for n in BUDGETS]
-        rows.append([name, f"{figures['days']:g}", *main, *slow, figures["remark"]])
-    return _aligned(rows)
-
-
-def shown_frogs(frogs: list[dict[str, object]]) -> str:
-    """The boiling frogs for people."""
-    rows = [["edge", "rows a day", "growth", "line", "day", "multiple", "said"]]
-    rows += [[str(value) if key != "day" or value else "never" for key, value in each.items()] for each in frogs]
-    return _aligned(rows)
 
 
 def main() -> None:

@@ -10,17 +10,17 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from benchmarks.datasets import BENIGN, DataSet
-from benchmarks.ours import peak, run
+from benchmarks.ours import run
 from benchmarks.verdicts import DAY
-from connectors.alert import Alert
+from connectors.alert import Alert, Evidence
 from connectors.event import Block
 from detector.config import Config
 
 #: Chosen once, by volume alone: of the edges of June with rows on at least ten of its first fourteen days and a median of 20 to 400 on
-#: those, four from the quiet to the busiest, of which two are steady (at most twice their median) and two burst (3 and 6 times).
+#: those, four from the quiet to the busiest that share no end. The last bursts by itself: one benign day in four has six times its median.
 EDGES = (
-    ("ip:172.16.112.20", "ip:135.13.216.191"),
-    ("ip:172.16.112.20", "ip:192.168.1.20"),
+    ("ip:135.13.216.191", "ip:172.16.112.50"),
+    ("ip:197.218.177.69", "ip:172.16.114.148"),
     ("ip:192.168.1.1", "ip:192.168.1.5"),
     ("ip:172.16.112.20", "ip:192.168.1.10"),
 )
@@ -35,12 +35,13 @@ SEED = 1
 
 @dataclass(frozen=True)
 class Catch:
-    """The first alert of a line that opens on the edge: on which day of the growth, at how many times the usual volume, and what the
-    detector said. ``day`` 0: never."""
+    """The first time a line tells of the edge: on which day of the growth, at how many times the usual volume, whether an alert opened
+    or one that was open on an end of it took the edge in, and what was said. ``day`` 0: never."""
 
     line: str
     day: int = 0
     multiple: float = 0.0
+    how: str = ""
     said: str = ""
 
 
@@ -84,28 +85,32 @@ def grown(data: DataSet, edge: tuple[str, str], growth: float) -> DataSet:
     return DataSet(data.name, block, (), np.full(len(block), BENIGN, np.int32))
 
 
-def on_edge(alerts: list[Alert], edge: tuple[str, str], begin: int) -> list[Alert]:
-    """Alerts from ``begin`` on that blame an end of the edge and opened on it, the first first."""
-    found = [each for each in alerts if each.time >= begin and each.blamed in edge]
-    return sorted((each for each in found if (peak(each).actor, peak(each).object) == edge), key=lambda each: each.time)
+def on_edge(revisions: list[Alert], edge: tuple[str, str], begin: int) -> list[tuple[Alert, Evidence]]:
+    """Revisions that blame an end of the edge and hold evidence on it from ``begin`` on that would have opened the alert by itself, with
+    the latest such evidence; in order of time."""
+    found = []
+    for alert in revisions:
+        own = [
+            each for each in alert.evidence if (each.actor, each.object) == edge and each.time >= begin and each.score > alert.threshold
+        ]
+        if alert.blamed in edge and own:
+            found.append((alert, max(own, key=lambda each: each.time)))
+    return sorted(found, key=lambda each: each[0].time)
 
 
-def catches(alerts: dict[str, list[Alert]], edge: tuple[str, str], growth: float, begin: int) -> list[Catch]:
-    """What each line caught."""
-    out = []
-    for line, of_line in alerts.items():
-        found = on_edge(of_line, edge, begin)
-        if not found:
-            out.append(Catch(line))
-            continue
-        day = int(found[0].time - begin) // DAY + 1
-        reasons = peak(found[0]).reasons
-        out.append(Catch(line, day, round(growth**day, 2), f"{reasons[0].signal}: {reasons[0].text}" if reasons else ""))
-    return out
+def catch(line: str, revisions: list[Alert], edge: tuple[str, str], growth: float, begin: int) -> Catch:
+    """What a line caught."""
+    found = on_edge([alert for alert in revisions if alert.line == line], edge, begin)
+    if not found:
+        return Catch(line)
+    alert, piece = found[0]
+    day = int(alert.time - begin) // DAY + 1
+    said = f"{piece.reasons[0].signal}: {piece.reasons[0].text}" if piece.reasons else ""
+    return Catch(line, day, round(growth**day, 2), "opened" if alert.activity == "open" else "joined", said)
 
 
 def frog(data: DataSet, config: Config, per_day: float) -> list[dict[str, object]]:
-    """The experiment over all edges and growths; growth 1 is the control, on which no alert is expected."""
+    """The experiment over all edges and growths; growth 1 is the control: what is said of the edge as it is."""
     begin = begins(data)
     control = run(data, config, per_day)
     out: list[dict[str, object]] = []
@@ -114,8 +119,7 @@ def frog(data: DataSet, config: Config, per_day: float) -> list[dict[str, object
         if volume == 0.0:
             continue
         for growth in (1.0, *GROWTHS):
-            pass_ = control if growth == 1.0 else run(grown(data, edge, growth), config, per_day)
-            lines = {line: pass_.of_line(line) for line in ("main", "slow")}
+            found = control if growth == 1.0 else run(grown(data, edge, growth), config, per_day)
             of_edge = {"edge": " -> ".join(edge), "rows_a_day": volume, "growth": growth}
-            out += [of_edge | asdict(caught) for caught in catches(lines, edge, growth, begin)]
+            out += [of_edge | asdict(catch(line, found.revisions, edge, growth, begin)) for line in ("main", "slow")]
     return out

@@ -21,16 +21,16 @@ BATCH = 4096
 
 @dataclass(frozen=True)
 class Run:
-    """What came of a pass: a score per row, the alerts as they opened (those that stand on evidence), seconds."""
+    """What came of a pass: a score per row, every revision of the alerts that stand on evidence, seconds."""
 
     scores: np.ndarray
-    alerts: list[Alert]
+    revisions: list[Alert]
     strongest: list[Evidence]
     seconds: float
 
     def of_line(self, line: str) -> list[Alert]:
-        """The alerts of one line of the budget."""
-        return [alert for alert in self.alerts if getattr(alert, "line", "main") == line]
+        """The alerts of one line of the budget, as they opened."""
+        return [alert for alert in self.revisions if alert.line == line and alert.activity == "open"]
 
 
 def run(data: DataSet, config: Config, per_day: float, partitions: int = 1) -> Run:
@@ -46,9 +46,9 @@ def run(data: DataSet, config: Config, per_day: float, partitions: int = 1) -> R
             part = data.block.take(slice(start, start + BATCH))
             alerts += cores.fold(part, lambda said: scores.append(said.copy()))
     seconds = wall.perf_counter() - began
-    opened = [alert for alert in alerts if alert.activity == "open" and alert.evidence]
+    founded = [alert for alert in alerts if alert.evidence]
     strongest = cores.fusion.strongest if isinstance(cores, Cores) else []
-    return Run(np.concatenate(scores) if scores else np.zeros(0), opened, strongest, seconds)
+    return Run(np.concatenate(scores) if scores else np.zeros(0), founded, strongest, seconds)
 
 
 def peak(alert: Alert) -> Evidence:

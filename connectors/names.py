@@ -127,7 +127,7 @@ class Coder(dict[str, int]):
             code = self.names.passing(identity(self.kind, raw))
         except BadName:
             code = -1
-        # A longer text is no name, so that all there is to remember of it is its length.
+        # A longer text is refused, and a few of a megabyte each would fill the memory.
         if len(raw) <= LONGEST:
             if len(self) >= self.names.limit:
                 self.clear()

@@ -253,10 +253,14 @@ class Fusion:
             del trail.pieces[weakest]
 
     def _rank(self, piece: Piece, old: Piece | None) -> None:
+        """Put a piece among the strongest of the run, one an edge and clock hour: the cells of a young stream are shorter."""
         best = self._strongest
         if len(best) == SHOWN and piece.score <= best[-1].score:
             return
-        best = [each for each in best if each is not old]
+        twin = next((each for each in best if each.same_edge(piece) and each.at // HOUR == piece.at // HOUR), None)
+        if twin is not None and twin is not old and twin.score >= piece.score:
+            return
+        best = [each for each in best if each is not old and each is not twin]
         best.append(piece)
         best.sort(key=lambda each: (-each.score, each.time))
         self._strongest = best[:SHOWN]

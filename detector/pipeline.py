@@ -23,7 +23,7 @@ from connectors.sources import Decoded
 from detector.config import Config
 from detector.fuse import Fusion
 from detector.identity import Bindings
-from detector.ingest import Merge, TimeGuard
+from detector.ingest import Merge, TimeGuard, restart
 from detector.notices import Notices
 from detector.score import ActorVisit, ObjectVisit
 
@@ -114,7 +114,10 @@ class Cores:
 
 
 class Pipeline:
-    """Runs logs through the cores. ``on_alert`` gets every revision, ``on_reject`` every reject with its log's path."""
+    """Runs logs through the cores. ``on_alert`` gets every revision, ``on_reject`` every reject with its log's path.
+
+    All logs decode into ``names``. What ``scores`` is given of a block is valid during the call: later its codes may mean others.
+    """
 
     def __init__(
         self,
@@ -147,6 +150,8 @@ class Pipeline:
         streams = [iter(log) for log in logs]
         began = wall.perf_counter()
         while (lane := merge.next_lane()) is not None:
+            if self.names.full:
+                self._restart_names([*merge.blocks, *(block for guard in guards for block in guard.blocks)])
             decoded = next(streams[lane], None)
             for part in guards[lane].admit(None if decoded is None else self._fresh(decoded, places[lane])):
                 self._count(part, logs[lane].path)
@@ -165,6 +170,13 @@ class Pipeline:
                     self.cores.bindings.bind(binding)
         self.tally.seconds = wall.perf_counter() - began
         yield self.tally
+
+    def _restart_names(self, waiting: list[Block]) -> None:
+        """Start the dictionary of names afresh. Between a fold and the next batch only blocks that wait hold codes; sources keep none
+        but those given for good."""
+        restart(self.names, waiting)
+        # What the bindings know by code is void; what they know by name is not.
+        self.cores.bindings.load(self.cores.bindings.dump())
 
     @staticmethod
     def _fresh(decoded: Decoded, place: Place) -> Decoded:

@@ -19,6 +19,7 @@ from connectors.names import Names
 from detector.changes import Changes
 from detector.config import Config, ConfigError
 from detector.marks import Marks, outward
+from detector.peering import HABITS, Peering
 from detector.scale import Found, Scale
 from models import calibration, counts
 from models.counts import count
@@ -45,6 +46,12 @@ class ActorSide:
     counts: np.ndarray
     peer: np.ndarray
     signals: dict[str, np.ndarray]
+
+    @staticmethod
+    def joined(parts: list[ActorSide]) -> ActorSide:
+        """Several sides one after the other."""
+        signals = {name: np.hstack([part.signals[name] for part in parts]) for name in parts[0].signals}
+        return ActorSide(np.hstack([part.counts for part in parts]), np.concatenate([part.peer for part in parts]), signals)
 
     def part(self, rows: slice | np.ndarray) -> ActorSide:
         """The same for some rows."""
@@ -228,11 +235,12 @@ class ActorVisit(_Visit):
 
     def __init__(self, config: Config) -> None:
         base: dict[str, dict[str, Fields]] = {
-            "actor": {"keeper": counts.KEEPER, "owner": counts.OWNER},
+            "actor": {"keeper": counts.KEEPER, "owner": counts.OWNER, "habits": HABITS},
             "actor_pair": {"units": counts.PAIR},
             "peer": {},
         }
         super().__init__(config, base, {"actor": config.limits.actors, "actor_pair": config.limits.pairs})
+        self.peering = Peering(self.signals)
 
     def idle(self, table: str) -> np.ndarray:
         """See the base class."""
@@ -242,7 +250,22 @@ class ActorVisit(_Visit):
         return _settled(held["units"]["hour_taught"], held["units"]["days"], DAY)[: held.used]
 
     def visit(self, block: Block) -> ActorSide:
-        """Score a block from its actors' side, then learn it."""
+        """Score a block from its actors' side, then learn it. Where the peer groups are due, they are formed between two rows."""
+        parts = []
+        while (rows := self.peering.before_training(block, self.units[0])) < len(block):
+            parts.append(self._visit(block.take(slice(0, rows))))
+            block = block.take(slice(rows, len(block)))
+            self._regroup(max(float(block.time[0]), self.units[0]))
+        last = self._visit(block)
+        return last if not parts else ActorSide.joined([*parts, last])
+
+    def _regroup(self, now: float) -> None:
+        fresh = self.peering.train(self.tables["actor"], now)
+        if "peer" in self.tables:
+            for column in self.tables["peer"].columns.values():
+                column[fresh] = np.zeros((), column.dtype)
+
+    def _visit(self, block: Block) -> ActorSide:
         n = len(block)
         actor = block.names.hashes[block.actor]
         pair = np.empty(n, np.uint64)
@@ -268,6 +291,7 @@ class ActorVisit(_Visit):
                 out,
             )
             done: dict[str, np.ndarray] = {}
+            side.peer[run] = self.peering.learn(part, out, slots["actor"], self.tables["actor"])
             if "peer" in self.tables:
                 slots["peer"] = side.peer[run]
             self.ask(rows_of(part, out, slots, out, pace, self._outward.of(part.names, part.object) != 0), done)
@@ -379,7 +403,9 @@ def dump(visit: _Visit) -> Iterator[tuple[str, int, bytes]]:
         for number, chunk in enumerate(table.dump()):
             yield f"{visit.side}.{name}", number, chunk
     arrays = {name: (list(array.shape), array.tobytes()) for name, array in sorted(visit.arrays().items())}
-    yield f"{visit.side}.arrays", 0, msgspec.msgpack.encode({"version": 1, "evicted": visit.evicted, "arrays": arrays})
+    if isinstance(visit, ActorVisit):
+        yield "actor.peering", 0, visit.peering.dump()
+    yield f"{visit.side}.arrays", 0, msgspec.msgpack.encode({"version": 2, "evicted": visit.evicted, "arrays": arrays})
 
 
 def load(visit: _Visit, records: dict[str, list[bytes]]) -> None:
@@ -387,8 +413,10 @@ def load(visit: _Visit, records: dict[str, list[bytes]]) -> None:
     for name, table in visit.tables.items():
         table.load(records[f"{visit.side}.{name}"])
     saved = msgspec.msgpack.decode(records[f"{visit.side}.arrays"][0])
-    if saved["version"] != 1:
-        raise ValueError(f"state of the {visit.side}'s visit: version {saved['version']}, this release reads 1")
+    if saved["version"] != 2:
+        raise ValueError(f"state of the {visit.side}'s visit: version {saved['version']}, this release reads 2")
+    if isinstance(visit, ActorVisit):
+        visit.peering.load(records["actor.peering"][0])
     visit.evicted = saved["evicted"]
     for name, array in visit.arrays().items():
         shape, data = saved["arrays"].get(name, ([], b""))

@@ -11,7 +11,7 @@ import pytest
 from connectors.event import DAY, HOUR, MINUTE, SECOND, Binding, Block, Reject, block_of
 from connectors.names import Names
 from connectors.sources import Decoded
-from detector.ingest import WITNESSES, Merge, TimeGuard
+from detector.ingest import WITNESSES, Merge, TimeGuard, restart
 from tests.logs import START, row
 
 YEAR = 365 * DAY
@@ -272,3 +272,44 @@ def test_one_log_alone_leaves_at_once_and_in_its_order() -> None:
     assert block is not None
     assert (np.diff(block.record) == 1).all()
     assert [b - a for a, b in itertools.pairwise(block.time.tolist())] == [5 * MINUTE, -4 * MINUTE]
+
+
+# --- the dictionary of names starts afresh --------------------------------------------------------------------------------------------
+
+
+def test_blocks_that_wait_keep_their_names_when_the_dictionary_starts_afresh() -> None:
+    names = Names()
+    users = names.of("user")
+    for i in range(100):
+        users[f"gone{i}"]  # texts of blocks long folded
+    guard, merge = TimeGuard(24.0), Merge(2)
+    rows = [row(names, i, START + i * MINUTE, "user:a", "model:m") for i in range(10)]
+    for i, each in enumerate(rows):
+        each.actor, each.object, each.via = users[f"a{i}"], names.passing(f"model:m{i}"), users["via"] if i % 2 else -1
+    block = block_of(names, "made_up", rows)
+    merge.add(0, Decoded(block.take(slice(0, 6))))
+    merge.add(1, Decoded(block.take(slice(3, 4))))
+    first, _ = merge.take()
+    assert first is not None
+    assert guard.admit(Decoded(block.take(slice(6, 10))))[0].block.time.tolist() == []
+    assert (sum(map(len, merge.blocks)), sum(map(len, guard.blocks))) == (4, guard.waiting)
+    restart(names, [*merge.blocks, *guard.blocks])
+    assert names.held < 30
+    merge.end(0)
+    merge.end(1)
+    (rest,) = [part.block for part in guard.admit(None)]
+    merged, _ = merge.take()
+    assert merged is not None
+    for got, records in ((merged, [3, 3, 4, 5]), (rest, [6, 7, 8, 9])):
+        assert got.record.tolist() == records
+        for column, text in (("actor", "user:a"), ("object", "model:m")):
+            assert [names.values[code] for code in getattr(got, column).tolist()] == [f"{text}{i}" for i in records]
+        assert [names.values[code] if code >= 0 else "" for code in got.via.tolist()] == ["user:via" if i % 2 else "" for i in records]
+        assert got.detail.tolist() == [-1] * len(records)
+
+
+def test_a_restart_with_nothing_waiting_empties_the_dictionary() -> None:
+    names = Names()
+    names.of("user")["a"]
+    restart(names, [])
+    assert (names.held, names.values) == (0, [])

@@ -1,7 +1,8 @@
 import unicodedata
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connectors.names import KINDS, LONGEST, BadName, Names, clean, identity, stable_hash
@@ -110,6 +111,71 @@ def test_a_coder_that_forgets_its_spellings_still_gives_the_same_codes() -> None
     assert len(users) <= 3
 
 
+def test_a_coder_keeps_no_text_that_is_too_long_for_a_name() -> None:
+    users = Names().of("user")
+    assert [users[" " * LONGEST + "a"], users["x" * 10_000], users["a"]] == [0, -1, 0]
+    assert list(users) == ["a"]
+
+
+def test_a_restart_lets_go_of_all_texts_but_the_kept_and_those_given_for_good() -> None:
+    names = Names()
+    users = names.of("user")
+    codes = [users[f"u{i}"] for i in range(6)]
+    lasting = names.code("tcp/443")
+    mapping = names.restart(np.array([codes[4], -1, codes[1]], np.int32))
+    assert mapping.tolist() == [-1, 0, -1, -1, 1, -1, 6, -1]
+    assert (names.values[0], names.values[1], names.values[lasting]) == ("user:u1", "user:u4", "tcp/443")
+    assert (names.held, names.epoch, names.find("user:u0")) == (3, 1, None)
+    assert [int(names.hashes[code]) for code in (0, 1, lasting)] == [stable_hash(text) for text in ("user:u1", "user:u4", "tcp/443")]
+
+
+def test_what_comes_after_a_restart_is_numbered_above_all_that_was_kept() -> None:
+    names = Names()
+    users = names.of("user")
+    kept = [users["a"], users["b"], names.code("detail")][1:]
+    names.restart(np.array(kept, np.int32))
+    after = len(names)
+    assert [users["a"], users["b"], users["c"], names.code("detail")] == [after, 0, after + 1, 2]
+    assert [names.values[code] for code in (users["a"], users["b"], users["c"])] == ["user:a", "user:b", "user:c"]
+
+
+def test_a_code_asked_for_in_passing_and_then_for_good_stays_for_good() -> None:
+    names = Names()
+    code = names.passing("tcp/22")
+    assert names.code("tcp/22") == code
+    for _ in range(3):
+        assert names.restart(np.empty(0, np.int32))[code] == code
+    assert names.passing("tcp/22") == names.code("tcp/22") == code
+
+
+def test_a_restart_is_due_after_as_many_new_texts_or_spellings_as_the_limit_allows() -> None:
+    names = Names(limit=4)
+    users = names.of("user")
+    assert [(users[raw], names.full)[1] for raw in ("a", "b", "A", "B")] == [False, False, False, True]
+    names.restart(np.array([0, 1], np.int32))
+    assert [(names.code(text), names.full)[1] for text in "wxyz"] == [False, False, False, True]
+
+
+@given(st.lists(st.tuples(st.sampled_from(["code", "passing", "restart"]), st.integers(0, 20)), max_size=60))
+def test_every_valid_code_means_its_text_however_often_the_dictionary_starts_afresh(steps: list[tuple[str, int]]) -> None:
+    names, lasting, passing = Names(), {}, {}
+    for what, number in steps:
+        text = f"t{number}"
+        if what == "restart":
+            keep = [code for text, code in passing.items() if int(text[1:]) % 3 == number % 3]
+            mapping = names.restart(np.array([-1, *keep], np.int32))
+            assert mapping[-1] == -1
+            passing = {text: int(mapping[code]) for text, code in passing.items() if code in keep}
+        elif what == "code":
+            lasting[text] = names.code(text)
+        else:
+            passing[text] = names.passing(text)
+        for held in (lasting, passing):
+            assert {text: names.values[code] for text, code in held.items()} == {text: text for text in held}
+            assert {int(names.hashes[code]) for code in held.values()} == {stable_hash(text) for text in held}
+        assert names.held >= len(lasting.keys() | passing.keys())
+
+
 def test_hashes_are_the_same_in_every_process_and_follow_the_table_as_it_grows() -> None:
     names = Names()
     for i in range(3000):
@@ -122,6 +188,7 @@ def test_hashes_are_the_same_in_every_process_and_follow_the_table_as_it_grows()
 TEXTS = st.lists(st.sampled_from(["", "a", "\0a", "a\0", "x" * KEPT, "x" * (KEPT + 1), "é", "a\nb", "10.0.0.1"]) | st.text(max_size=20))
 
 
+@settings(deadline=None)  # the first call compiles
 @given(st.lists(TEXTS, max_size=4), st.integers(1, 6))
 def test_the_table_of_short_texts_answers_as_a_dictionary_would(batches: list[list[str]], limit: int) -> None:
     known: dict[str, int] = {}
