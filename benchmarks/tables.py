@@ -77,6 +77,7 @@ def shown_budgets(budgets: dict[str, Figures]) -> str:
 
 def shown_frogs(frogs: list[dict[str, object]]) -> str:
     """The boiling frogs for people."""
-    rows = [["edge", "rows a day", "growth", "line", "day", "multiple", "said"]]
-    rows += [[str(value) if key != "day" or value else "never" for key, value in each.items()] for each in frogs]
-    return _aligned(rows)
+    rows = [[key.replace("_", " ") for key in frogs[0] if key != "said"]]
+    rows += [[str(value) if key != "day" or value else "never" for key, value in each.items() if key != "said"] for each in frogs]
+    said = ["said", *(str(each["said"]) for each in frogs)]
+    return "\n".join(f"{row}  {text}".rstrip() for row, text in zip(_aligned(rows).splitlines(), said, strict=True))

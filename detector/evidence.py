@@ -8,13 +8,15 @@ import msgspec
 import numpy as np
 
 from connectors.alert import Evidence, Reason
-from connectors.event import Action, Outcome, Stream
+from connectors.event import DAY, Action, Outcome, Stream
 from detector.scale import Found
 from models.calibration import EVENTS, EVIDENCE, FIRST, LEARNED, OWN_HOURS, ROW, SCORE
 from models.signals import Signal
 
 #: A signal is told of from this many nats on: 1 cell in 3.
 TOLD = 1.0
+#: How long a moved level is worth mentioning, in microseconds: a month.
+RECENT = 30 * DAY
 #: A signal that says so many nats more than the score has been lowered by its weight, and that is told.
 LOWERED = 1.0
 
@@ -43,8 +45,9 @@ class Piece(msgspec.Struct):
     peers: list[float] = []
     own_hours: float = 0.0
     own_strange: int = 0
-    #: The announced change it falls into, "" = none.
+    #: The announced change it falls into, "" = none; what of its signals has moved for everyone of late.
     change: str = ""
+    moved: list[str] = []
     events: int = 1
     #: When its cell was last strengthened, and when it began.
     at: float = 0.0
@@ -84,6 +87,7 @@ def pieces_of(found: Found, paths: tuple[str, ...]) -> list[Piece | None]:
             peers=row[EVIDENCE + many :],
             own_hours=row[OWN_HOURS],
             events=int(row[EVENTS]),
+            moved=_moved(found, stream, row, time),
             values=values,
             source=block.sources[source],
             partition=paths[partition] if partition < len(paths) else str(partition),
@@ -100,6 +104,17 @@ def pieces_of(found: Found, paths: tuple[str, ...]) -> list[Piece | None]:
         )
     )
     return [next(made) if each else None for each in new.tolist()]
+
+
+def _moved(found: Found, stream: int, row: list[float], time: int) -> list[str]:
+    """Which of the signals that find a row strange have moved for everyone in the last month, as far as was known then."""
+    if found.drift is None:
+        return []
+    said = []
+    for k, name in enumerate(found.signals):
+        if row[EVIDENCE + k] >= TOLD:
+            said += [moved.text(name) for moved in found.drift.history((stream, k)) if moved.found <= time < moved.found + RECENT]
+    return said[-1:]
 
 
 def worded(piece: Piece, learners: dict[str, Signal]) -> Evidence:
@@ -127,6 +142,7 @@ def worded(piece: Piece, learners: dict[str, Signal]) -> Evidence:
         lowered.append(
             f"the announced change '{piece.change}' was on: scored as ever, learned faster, so the like will be less strange"
         )
+    lowered += [f"{text} for everyone, which may be a change of the site" for text in piece.moved]
     lowered += _weighed_down(piece, learners)
     return Evidence(
         time=piece.time,

@@ -14,6 +14,7 @@ from connectors.names import KINDS
 from detector.config import Config
 from detector.marks import Marks
 from models import calibration, counts
+from models.drift import Drift
 from models.groups import PEERS
 from models.kernels import DAY, HOUR
 from models.profiles import Fields, record
@@ -27,13 +28,15 @@ _NUMBERS = {kind: number for number, kind in enumerate(KINDS, 1)}
 @dataclass(slots=True)
 class Found:
     """The surprising rows of a run, of one line. ``rows`` float64[m, EVIDENCE + 2 x signals] as ``models.calibration`` writes them;
-    ``values`` float64[m, signals, 3]: seen, expected, usual. ``signals``: the order of the signals."""
+    ``values`` float64[m, signals, 3]: seen, expected, usual. ``signals``: the order of the signals. ``drift``: where the level of a
+    signal has moved, by stream and place of the signal."""
 
     block: Block
     rows: np.ndarray
     values: np.ndarray
     signals: tuple[str, ...]
     line: Line = "main"
+    drift: Drift | None = None
 
 
 def kind_number(name: str) -> int:
@@ -80,7 +83,9 @@ class Scale:
             "gain": np.zeros((classes, many, calibration.BINS)),
             "term": np.zeros((classes, many, calibration.BINS)),
             "peers": np.zeros((PEERS, many, calibration.BINS)),
+            "level": np.zeros((len(Stream), 2 * many + 1)),
         }
+        self.drift = Drift()
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The state outside the tables, by name."""
@@ -97,7 +102,8 @@ class Scale:
             surprise[k] = done[name][0]
         score = np.empty(n)
         evidence = np.empty((n, calibration.EVIDENCE + 2 * many))
-        found = calibration.calibrate(
+        finished = np.empty((n, calibration.LEVELS + many))
+        found, hours = calibration.calibrate(
             rows.time,
             rows.learn & (rows.actor_counts[counts.LEARN] != 0.0),
             rows.counts[self._new],
@@ -122,12 +128,17 @@ class Scale:
             self._weights,
             self._drifts,
             self._settings,
+            self._arrays["level"],
             score,
             evidence,
+            finished,
         )
+        for hour in finished[:hours].tolist():
+            for k, level in enumerate(hour[calibration.LEVELS :]):
+                self.drift.add((int(hour[calibration.HOUR_STREAM]), k), level, int(hour[calibration.HOUR_TIME]))
         kept = evidence[:found].copy()
         index = kept[:, calibration.ROW].astype(np.int64)
         values = np.empty((found, many, 3))
         for k, name in enumerate(self.order):
             values[:, k, :] = done[name][1:, index].T
-        return score, Found(block, kept, values, self.order, self.line)
+        return score, Found(block, kept, values, self.order, self.line, self.drift)

@@ -405,6 +405,9 @@ def dump(visit: _Visit) -> Iterator[tuple[str, int, bytes]]:
     arrays = {name: (list(array.shape), array.tobytes()) for name, array in sorted(visit.arrays().items())}
     if isinstance(visit, ActorVisit):
         yield "actor.peering", 0, visit.peering.dump()
+    if isinstance(visit, ObjectVisit):
+        for scale in visit.scales:
+            yield f"object.drift.{scale.line}", 0, scale.drift.dump()
     yield f"{visit.side}.arrays", 0, msgspec.msgpack.encode({"version": 2, "evicted": visit.evicted, "arrays": arrays})
 
 
@@ -417,6 +420,9 @@ def load(visit: _Visit, records: dict[str, list[bytes]]) -> None:
         raise ValueError(f"state of the {visit.side}'s visit: version {saved['version']}, this release reads 2")
     if isinstance(visit, ActorVisit):
         visit.peering.load(records["actor.peering"][0])
+    if isinstance(visit, ObjectVisit):
+        for scale in visit.scales:
+            scale.drift.load(records[f"object.drift.{scale.line}"][0])
     visit.evicted = saved["evicted"]
     for name, array in visit.arrays().items():
         shape, data = saved["arrays"].get(name, ([], b""))

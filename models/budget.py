@@ -25,6 +25,8 @@ PER_NAT = 16
 BINS = 1024
 #: Cells before which nothing alerts: a threshold from fewer would be noise.
 FEWEST = 10
+#: A budget by the day has nothing to compare with before: the growth of a young stream is no one's growth.
+YOUNGEST = 3.0 * DAY
 #: What was granted over what was spent, to this power and within these bounds, corrects the quantile. What a quantile of past cells lets
 #: through falls short by a share r; with power g the budget is missed by r^(1/(1+g)) only. Benign sets, N = 10: 1 spent 76 to 92 % of the
 #: budget, 2 88 to 92 %, 3 89 to 99 %, but 3 swings.
@@ -145,10 +147,11 @@ def _threshold(parts: Sequence[Budget], per_day: float, now: float) -> float:
         for hour in part.hours.values():
             for bin_, many in hour.items():
                 bins[bin_] += many
-    if bins.sum() < FEWEST:
+    age = max(part.age for part in parts)
+    if bins.sum() < FEWEST or (parts[0].period == DAY and age < YOUNGEST):
         return math.inf
     openings = [opening[0] for part in parts for opening in part.openings]
-    granted = per_day * min(WINDOW, max(part.age for part in parts) / DAY)
+    granted = per_day * min(WINDOW, age / DAY)
     correction = ((granted + 2 * per_day) / (len(openings) + 2 * per_day)) ** POWER
     correction = min(max(correction, 1 / CLAMP), CLAMP)
     last_day = sum(time > now - DAY for time in openings)

@@ -69,6 +69,14 @@ PAIR: Fields = (("taught", "u1"), ("peak", "f4"), ("events", "u2"), ("unsaid", "
 #: Fields on the object table: cells taught this hour and since when; surprising partners this hour and since when.
 OBJECT: Fields = (("cells", "u2"), ("cells_since", "u4"), ("strange", "u4"), ("strange_since", "u4"))
 
+#: Largest surprise that counts in the level of a signal: one hour of floods must not move it for all.
+MOST_LEVEL = 20.0
+#: Cells of a stream's hour from which its mean is a level.
+FEWEST_LEVEL = 5.0
+#: Columns of a finished hour before the mean surprise of each signal (NaN = too few said anything): any time in it, and the stream.
+HOUR_TIME, HOUR_STREAM = range(2)
+LEVELS = 2
+
 #: Columns of the evidence matrix before the G of each signal and, after these, the share of the peers' cells at least as surprising to
 #: each (NaN = not known).
 ROW, SCORE, FIRST, OBJECT_STRANGE, UNIT, LEARNED, CEILING, OWN_HOURS, EVENTS = range(9)
@@ -195,10 +203,12 @@ def calibrate(
     weights: np.ndarray,
     drifts: np.ndarray,
     settings: np.ndarray,
+    level: np.ndarray,
     score: np.ndarray,
     evidence: np.ndarray,
-) -> int:
-    """Score rows, teach cells, collect evidence. Returns how many evidence rows were written.
+    finished: np.ndarray,
+) -> tuple[int, int]:
+    """Score rows, teach cells, collect evidence. Returns how many evidence rows and how many finished hours were written.
 
     ``surprise`` float64[signals, n], NaN = the row does not say. ``everyone`` int64[n]: the class of the row's whole stream, whose
     classes follow it; ``kind`` int[n]: how far on the row's own class is. ``peer`` int32[n]: the actor's peer group, 0 = none.
@@ -206,12 +216,14 @@ def calibrate(
     float64[S, signals, 2]: running mean, cells in it. ``histogram``, ``gain``, ``term`` float64[C, signals, BINS]; ``peers``
     float64[G, signals, BINS]. ``object_``, ``pair``: records of OBJECT, and of PAIR with ``bins``.
     ``settings``: cap, least score of a strange partner, beta, stretch (0/1), alerts a day, length of a cell (HOUR or DAY).
-    ``score`` float64[n] and ``evidence`` float64[n, EVIDENCE + 2 x signals] are written.
+    ``level`` float64[S, 2 x signals + 1]: sums and numbers of the surprises of this hour's taught cells, and when it was.
+    ``score`` float64[n], ``evidence`` float64[n, EVIDENCE + 2 x signals] and ``finished`` float64[n, LEVELS + signals] are written.
     """
     many = surprise.shape[0]
     stride = cells.shape[0] // means.shape[0]
     cap, beta, period = settings[0], settings[2], settings[5]
     found = 0
+    hours = 0
     bins = np.zeros(many, np.int64)
     pooled = np.zeros(BINS)
     for i in range(len(time)):
@@ -284,6 +296,16 @@ def calibrate(
                 if actor_cells[i] <= cap and o.cells < cap:
                     o.cells = min(o.cells + 1, MOST_CELLS)
                     p.taught = 1
+                    since = level[s, 2 * many]
+                    if since != 0.0 and math.floor(now / HOUR) > math.floor(since / HOUR):
+                        finished[hours, HOUR_TIME] = since
+                        finished[hours, HOUR_STREAM] = s
+                        for k in range(many):
+                            said = level[s, many + k]
+                            finished[hours, LEVELS + k] = level[s, k] / said if said >= FEWEST_LEVEL else math.nan
+                        hours += 1
+                        level[s, :] = 0.0
+                    level[s, 2 * many] = max(level[s, 2 * many], now)
                     cells[c, 0] += 1.0
                     if c != whole:
                         cells[whole, 0] += 1.0
@@ -291,6 +313,8 @@ def calibrate(
                         p.bins[k] = bins[k] + 1
                         if bins[k] < 0:
                             continue
+                        level[s, k] += min(surprise[k, i], MOST_LEVEL)
+                        level[s, many + k] += 1.0
                         histogram[c, k, bins[k]] += 1.0
                         if c != whole:
                             histogram[whole, k, bins[k]] += 1.0
@@ -348,4 +372,4 @@ def calibrate(
             if p.peak == 0.0:
                 clock[5] += 1.0
             p.peak = value
-    return found
+    return found, hours

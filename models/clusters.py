@@ -3,7 +3,7 @@
 Nothing here depends on the order of rows, on the number of threads or on a seed of the process; what may change from one processor to
 another is the last bit of a sum, which is why groups are trained once and handed on as a record.
 
-Idea: features are put on one scale by median and quartiles and clipped; a sample by hash, of which one label may be an eighth, is
+Idea: features are put on one scale by median and quartiles and clipped; a sample by hash, of which no label may be much, is
 clustered by scikit-learn's k-means for a few numbers of groups; the simplified silhouette says how well each separates. New groups take
 the numbers of the old ones whose members they have.
 
@@ -23,14 +23,20 @@ from models.kernels import pair_keys
 MOST_GROUPS = 32
 #: Members of the sample below which a centre is no group: a prior from one or two is their history, not a prior.
 LEAST_MEMBERS = 4
-#: Identities looked at for training, and of one label. 10,000 place 32 centres as well as all would.
-SAMPLE, SAMPLE_OF_LABEL = 10_000, 1250
+#: Identities looked at for training: they place 32 centres as well as all would.
+SAMPLE = 10_000
+#: Of the sample the commonest label is at most an eighth, but where there is little else it may be the first number (enough to tell its
+#: own kinds apart); no label is more than the second.
+SAMPLE_OF_LABEL = (256, 1250)
 #: Spreads from the median beyond which a feature says no more: what an outlier can pull.
 CLIP = 4.0
 #: Silhouette that more groups, or the same number as before, may cost. More groups are better priors; the same number keeps the old.
 TOLERANCE = 0.05
 #: Labels remembered, those of most identities first: 10 bytes each, and the state stays below a broker's usual message limit of 1 MB.
 MOST_LABELS = 65_536
+#: Widest scale of a feature, in least differences: where quartiles lie in different groups, their distance is what tells these apart,
+#: and as a scale it would shrink it to nothing. 1 to 4 find six planted ways of life alike, 8 and more find none of them.
+WIDEST = 3.0
 #: Quartiles of a normal distribution lie so many standard deviations apart.
 QUARTILES = 1.349
 
@@ -79,27 +85,31 @@ def places(points: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def robust(features: np.ndarray, least: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """(shift, scale) of each column: its median, and its spread by quartiles, but at least the ``least`` that makes a difference."""
+    """(shift, scale) of each column: its median, and its spread by quartiles, from once to ``WIDEST`` times the ``least``
+    that makes a difference."""
     shift, scale = np.zeros(features.shape[1]), np.array(least)
     for j, column in enumerate(features.T):
         known = column[np.isfinite(column)]
         if len(known):
             low, shift[j], high = np.quantile(known, (0.25, 0.5, 0.75))
-            scale[j] = max(scale[j], (high - low) / QUARTILES)
+            scale[j] = min(max(scale[j], (high - low) / QUARTILES), WIDEST * scale[j])
     return shift, scale
 
 
 def sampled(label: np.ndarray, key: np.ndarray) -> np.ndarray:
-    """Rows for training, in an order that depends on the keys alone: at most SAMPLE_OF_LABEL of a label and SAMPLE in all."""
+    """Rows for training, in an order that depends on the keys alone: at most SAMPLE in all, and of a label as SAMPLE_OF_LABEL says."""
     mixed = np.empty(len(key), np.uint64)
     # Not the key itself: whoever chooses names could otherwise choose to be in the sample of every table that takes the lowest.
     pair_keys(key, label, mixed)
     order = np.lexsort((label, mixed))
     by_label = order[np.argsort(label[order], kind="stable")]
     begins = np.flatnonzero(np.r_[True, label[by_label][1:] != label[by_label][:-1]])
-    rank = np.arange(len(by_label)) - np.repeat(begins, np.diff(np.r_[begins, len(by_label)]))
-    taken = by_label[rank < SAMPLE_OF_LABEL]
-    return taken[np.lexsort((label[taken], mixed[taken]))][:SAMPLE]
+    carried = np.diff(np.r_[begins, len(by_label)])
+    least, most = SAMPLE_OF_LABEL
+    rank = np.arange(len(by_label)) - np.repeat(begins, carried)
+    taken = by_label[rank < min(max((len(key) - carried.max()) // 7, least), most)]
+    chosen_: np.ndarray = taken[np.lexsort((label[taken], mixed[taken]))][:SAMPLE]
+    return chosen_
 
 
 def _fitted(points: np.ndarray, k: int, start: np.ndarray | None) -> np.ndarray:
@@ -116,7 +126,7 @@ def _fitted(points: np.ndarray, k: int, start: np.ndarray | None) -> np.ndarray:
     return centres[members >= LEAST_MEMBERS]
 
 
-def chosen(points: np.ndarray, start: np.ndarray | None) -> np.ndarray:
+def chosen(points: np.ndarray, start: np.ndarray) -> np.ndarray:
     """Centres for the points: as many as separate them well, those grown from ``start`` if they do as well as any."""
     distinct = len(np.unique(points, axis=0))
     most = min(MOST_GROUPS, int(np.sqrt(len(points) / 2)), distinct)
@@ -125,7 +135,7 @@ def chosen(points: np.ndarray, start: np.ndarray | None) -> np.ndarray:
         if k <= most:
             centres = _fitted(points, k, None)
             found.append((places(points, centres)[1], centres))
-    if start is not None and 2 <= len(start) <= distinct:
+    if 2 <= len(start) <= distinct:
         centres = _fitted(points, len(start), start)
         found.append((places(points, centres)[1], centres))
     best = max((score for score, _ in found), default=-1.0)
@@ -133,24 +143,27 @@ def chosen(points: np.ndarray, start: np.ndarray | None) -> np.ndarray:
     return good[-1] if good else points[:0]
 
 
-def matched(before: np.ndarray, now: np.ndarray, k: int) -> np.ndarray:
-    """int16[k]: the group number of each new centre, given each sampled row's old group number (-1 = none) and new centre.
+def matched(before: np.ndarray, now: np.ndarray, far: np.ndarray) -> np.ndarray:
+    """int16[k]: the number of each new group, given each sampled row's old number (-1 = none) and new group, and ``far``
+    float64[MOST_GROUPS, k]: how far each old centre is from each new one (infinite where there was none).
 
-    Numbers go by who is in a group: the largest overlaps first, if they are at least half of the old group or of the new. The others
-    get numbers that were free before, as long as there are any.
+    A number goes on with the nearest new group that shares at least half of its members or gives it half of its own. Nearness decides,
+    not the number of members: a crowd of newcomers had to be put somewhere by the old centres, and would take the number with it.
+    The other groups get numbers that were free before, as long as there are any.
     """
-    overlap = np.zeros((MOST_GROUPS, k), np.int64)
+    k = far.shape[1]
+    shared = np.zeros((MOST_GROUPS, k), np.int64)
     known = before >= 0
-    np.add.at(overlap, (before[known], now[known]), 1)
-    was, is_ = overlap.sum(axis=1), np.bincount(now, minlength=k)
+    np.add.at(shared, (before[known], now[known]), 1)
+    was, is_ = shared.sum(axis=1), np.bincount(now, minlength=k)
     ids = np.full(k, -1, np.int16)
     taken = np.zeros(MOST_GROUPS, np.bool_)
-    for flat in np.argsort(-overlap, axis=None, kind="stable"):
+    for flat in np.argsort(far, axis=None, kind="stable"):
         old, new = divmod(int(flat), k)
-        if taken[old] or ids[new] >= 0 or 2 * overlap[old, new] < max(min(was[old], is_[new]), 1):
+        if taken[old] or ids[new] >= 0 or 2 * shared[old, new] < max(min(was[old], is_[new]), 1):
             continue
         ids[new], taken[old] = old, True
-    free = sorted(np.flatnonzero(~taken).tolist(), key=lambda old: was[old] > 0)
+    free = sorted(np.flatnonzero(~taken).tolist(), key=lambda old: bool(np.isfinite(far[old, 0])))
     for new in np.argsort(-is_, kind="stable"):
         if ids[new] < 0:
             ids[new] = free.pop(0)

@@ -1,17 +1,18 @@
 """Peer groups: who behaves alike, so that a newcomer starts from its peers' past instead of nothing.
 
-Idea: identities are grouped by what they do (k-means over ``FEATURES``, see ``models.clusters``) and, where they have done too little,
-by what they are called: a service account of a team most likely does what that team's others do. No directory is asked. An estimate then
-leans from the identity to its group to everyone, the less the more the identity itself has shown (``lean``).
+Idea: identities are grouped by what they do (k-means over ``FEATURES``, see ``models.clusters``) and, where they have done too
+little, by what they are called: a service account of a team most likely does what that team's others do. No directory is asked. An
+estimate then leans from the identity to its group to everyone, the less the more the identity itself has shown (``lean``).
 
-Robust by construction: features are logarithms and shares, scaled by median and quartiles and clipped; a label (a team, a subnet) has at
-most an eighth of the say, so that a flood of new names from one place makes no groups; few alike are no group.
+Robust by construction: features are logarithms and shares, scaled by median and quartiles and clipped; how much of the sample one label
+(a team, a subnet) may be is bounded, so that a flood of new names from one place does not push the groups about; a few are no group.
 
 When it fails: a behaviour that very few share is not found; whoever imitates a group is put into it (a group is where an estimate
-starts, it excuses nobody); groups of a continuum are slices of it, with edges that mean nothing.
+starts, it excuses nobody); identities of whom a source tells less form groups of their own; groups of a continuum are slices of it,
+with edges that mean nothing.
 
-Cost: training takes 1 to 3 seconds in the background, whatever the number of identities; assigning, 0.3 microseconds an identity. State:
-under 1 MB. scikit-learn takes a second to import, and is imported at the first training.
+Cost: training takes 1 to 3 seconds in the background, whatever the number of identities; assigning, 0.3 microseconds an identity.
+State: under 1 MB. scikit-learn takes a second to import, and is imported at the first training.
 
 Papers: see ``models.clusters``; for ``lean`` H. Robbins, "An empirical Bayes approach to statistics", 1956, and B. Efron, C. Morris,
 "Data analysis using Stein's estimator", J. Am. Stat. Assoc. 70, 1975.
@@ -20,7 +21,7 @@ Papers: see ``models.clusters``; for ``lean`` H. Robbins, "An empirical Bayes ap
 from __future__ import annotations
 
 import ipaddress
-from typing import Final, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -147,7 +148,7 @@ class _State(msgspec.Struct):
     """What is stored: arrays as little-endian bytes. ``version``: of the groups."""
 
     format: int
-    version: int
+    version: Annotated[int, msgspec.Meta(ge=0)]
     ids: bytes
     centres: bytes
     shift: bytes
@@ -194,12 +195,13 @@ class Peers:
         points = np.empty((len(sample), len(FEATURES)))
         scaled(features[sample], shift, scale, points)
         # The old centres as they stand in the new scale.
-        start = np.clip((self.centres * self.scale + self.shift - shift) / scale, -CLIP, CLIP) if self.version else None
+        start = np.clip((self.centres * self.scale + self.shift - shift) / scale, -CLIP, CLIP)
         centres = chosen(points, start)
         if len(centres) < 2:
             return
-        now, _ = places(points, centres)
-        ids = matched(self._of_behaviour(features[sample]), now, len(centres))
+        far = np.full((MOST_GROUPS, len(centres)), np.inf)
+        far[self.ids] = np.linalg.norm(start[:, None] - centres[None], axis=2)
+        ids = matched(self._of_behaviour(features[sample]), places(points, centres)[0], far)
         order = np.argsort(ids)
         self.fresh = np.setdiff1d(ids, self.ids)
         self.ids, self.centres, self.shift, self.scale = ids[order], centres[order], shift, scale

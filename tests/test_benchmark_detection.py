@@ -6,6 +6,7 @@ import gzip
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ import pytest
 
 from benchmarks import blame, references, verdicts
 from benchmarks.datasets import BENIGN, NEITHER, DataSet, Unusable, find, load
-from benchmarks.detection import as_json, budget, measure, shown, shown_budgets
+from benchmarks.detection import as_json, budget, measure
 from benchmarks.frog import BEFORE, LASTING, catch, grown, on_edge, rows_of, usual
 from benchmarks.ours import openings, run
+from benchmarks.tables import shown, shown_budgets, shown_frogs
 from benchmarks.verdicts import DAY, HOUR, Openings
 from connectors.event import Block
 from connectors.names import Names
@@ -387,3 +389,4 @@ def test_an_alert_before_the_growth_or_on_another_edge_is_no_catch(tmp_path: Pat
     assert catch("main", found, edge, 1.3, begin).day == 1
     assert catch("main", found, edge, 1.3, begin).multiple == 1.3
     assert catch("slow", found, edge, 1.3, after).day == 0
+    assert "never" in shown_frogs([{"edge": "a -> b", **asdict(catch("slow", found, edge, 1.3, after))}])

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models import calibration
-from models.calibration import BINS, EVIDENCE, FIRST, LEARNED, OBJECT_STRANGE, ROW, SCORE, _rebuild, bin_of, calibrate, nats_of
+from models.calibration import BINS, EVIDENCE, FIRST, LEARNED, LEVELS, OBJECT_STRANGE, ROW, SCORE, _rebuild, bin_of, calibrate, nats_of
 from models.kernels import DAY, HOUR
 from models.profiles import record
 
@@ -44,6 +44,7 @@ class Calibrator:
         self.histogram, self.gain, self.term = (np.zeros((2 * kinds, signals, BINS)) for _ in range(3))
         self.weights = np.array(weights or (1.0,) * signals)
         self.drifts = np.full(signals, drifts)
+        self.level = np.zeros((2, 2 * signals + 1))
         self.peers = np.zeros((4, signals, BINS))
         self.settings = np.array([CAP, STRANGE, 2.0, 0.0, 5.0, HOUR])
 
@@ -68,7 +69,8 @@ class Calibrator:
         matrix = np.atleast_2d(np.asarray(surprise, np.float64))
         score = np.empty(n)
         evidence = np.zeros((n, EVIDENCE + 2 * len(matrix)))
-        found = calibrate(
+        finished = np.zeros((n, LEVELS + len(matrix)))
+        found, _ = calibrate(
             np.asarray(time, np.float64),
             np.broadcast_to(np.asarray(learn, np.bool_), n).copy(),
             np.broadcast_to(np.asarray(new_hour, np.float64), n).copy(),
@@ -93,8 +95,10 @@ class Calibrator:
             self.weights,
             self.drifts,
             self.settings,
+            self.level,
             score,
             evidence,
+            finished,
         )
         return score, evidence[:found]
 

@@ -363,10 +363,7 @@ def test_a_name_is_asked_for_its_mark_once_however_often_it_comes_and_anew_among
     assert marks.of(other, np.array([other.code("b"), other.code("a!")])).tolist() == [False, True]
 
 
-def test_tables_of_peer_groups_are_kept_only_where_a_signal_asks_for_them() -> None:
-    for visits in (Visits(config()), watched(WatchedAlone)):
-        assert not {"peer", "peer_pair"} & {*visits.actor.tables, *visits.object.tables}
-        visits.fold(LOG)
+def test_a_signal_may_keep_state_of_peer_groups_at_both_visits() -> None:
     asked = watched().fold(LOG)
     assert asked.actor.tables["peer"]["actor"]["rows"].tolist() == [len(LOG)] + [0] * 63
     assert asked.object.tables["peer"]["object"]["rows"].tolist() == [len(LOG)] + [0] * 63

@@ -76,13 +76,17 @@ def test_a_source_that_grows_by_a_third_a_day_is_noticed_before_it_has_grown_fiv
     assert 1.3 ** (noticed[0] + 1) < 5.0
 
 
-def test_a_source_that_grows_by_a_third_a_day_hardly_teaches_itself() -> None:
-    given = _office(38, growing=1.3)
+def test_a_source_that_grows_by_a_seventh_a_day_hardly_teaches_itself() -> None:
+    given = _office(52, growing=1.15, begin=30)
     out = _says(Volume, given)
     mine = given.actor == 1
     day = ((given.time[mine] - START) // DAY).astype(np.int64)
     expected = out[EXPECTED][mine]
-    assert expected[day == 36].max() < 2.0 * expected[day == 29].max()
+    # It has grown twentyfold by then.
+    assert expected[day == 51].max() < 1.5 * expected[day == 29].max()
+    others = np.concatenate([_by_day(out, given, who)[20:] for who in range(2, 21)])
+    noticed = np.flatnonzero(_by_day(out, given, 1)[30:] > others.max())
+    assert 1.15 ** (noticed[0] + 1) < 5.0
 
 
 def test_ordinary_days_are_seldom_surprising() -> None:
@@ -199,10 +203,21 @@ def test_whoever_is_back_at_the_usual_is_not_told_of_again() -> None:
     assert np.mean(days[51:] > 1.0) < 0.1
 
 
-def test_a_newcomer_that_moves_much_from_the_start_is_no_drip() -> None:
-    newcomer = _working(77, np.full(20, 50 * GB) * np.exp(np.random.default_rng(5).normal(0, 0.4, 20)), 6, moved=True, first=30)
-    given = _sorted(_dripping(0.0, days=50), newcomer)
-    assert _by_day(_says(Drip, given), given, 77).max() < 3.0
+def test_a_drip_of_months_is_over_within_weeks_of_its_end() -> None:
+    given = _dripping(10 * GB, days=140, begin=40, end=100)
+    days = _by_day(_says(Drip, given), given, 1)
+    assert days[60] > 10.0
+    assert days[130:].max() < 4.0
+
+
+def test_newcomers_that_move_much_from_the_start_are_no_drip() -> None:
+    rng = np.random.default_rng(5)
+    newcomers = [_working(who, 50 * GB * np.exp(rng.normal(0.0, 0.6, 8)), who, moved=True, first=30) for who in range(70, 110)]
+    given = _sorted(_dripping(0.0, days=50), *newcomers)
+    out = _says(Drip, given)
+    days = np.concatenate([_by_day(out, given, who)[30:38] for who in range(70, 110)])
+    assert np.mean(days > 2.0) < 0.01
+    assert days.max() < 4.0
 
 
 def test_a_drip_below_what_matters_is_none() -> None:
@@ -326,7 +341,7 @@ def test_a_missed_beat_and_a_night_slept_through_cost_a_beacon_little() -> None:
     gaps[40] = 30_000.0
     given = _sorted(_random_calls(50, 2.0), events(START + (np.cumsum(gaps) * SECOND).astype(np.int64), 1, 999))
     said = _of(_says(Periodicity, given), given, 1)
-    assert said[29:].min() > 10.0
+    assert said[30:].min() > 20.0
 
 
 def test_several_connections_within_a_second_are_one_call() -> None:
