@@ -34,7 +34,7 @@ from connectors.names import Names
 from connectors.sources import Decoded
 from detector.config import parse
 from detector.pipeline import Cores, Pipeline, quiet_collector
-from detector.score import rows_of
+from detector.rows import rows_of
 from models.kernels import FULLEST
 from models.profiles import Table
 from models.signals.river_detector import features

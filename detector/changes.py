@@ -1,5 +1,5 @@
-"""Announced changes: windows in which what is new is meant to be, and is learned faster. Nothing is hidden: every event is scored as ever
-and alerts as ever, and the alert says that a change was on."""
+"""Announced changes: windows in which what is new is meant to be, and is learned faster. Nothing is hidden: every event is scored as
+ever and alerts as ever, and the alert says that a change was on."""
 
 from __future__ import annotations
 

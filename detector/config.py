@@ -90,7 +90,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     fuse: FuseSettings
     signals: dict[str, dict[str, Any]]
     respond: Respond
-    changes: list[Change] = []
+    changes: list[Change]
 
     def learners(self) -> dict[str, Signal]:
         """The signals by name, in the order of the configuration. Raises ConfigError."""

@@ -5,8 +5,8 @@ source and a flood's victim each become one alert. Per blamed identity evidence 
 alert is a single event above the threshold that the alert budget sets. An alert opens, is updated when it says something new, and
 closes after quiet hours. Pure: time is the time of the rows.
 
-Each line has a judge of its own: the main line by the hour, the slow one by the day. Split over partitions, evidence is judged where its
-actor lives and folded where the blamed identity lives, and the threshold comes from the cells of all.
+Each line has a judge of its own: the main line by the hour, the slow one by the day. Split over partitions, evidence is judged where
+its actor lives and folded where the blamed identity lives, and the threshold comes from the cells of all.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class Marks:
             longer = np.full(2 * len(names), -1, np.int8)
             longer[: len(self._known)] = self._known
             self._known = longer
-        marks = self._known[codes]
+        marks: np.ndarray = self._known[codes]
         fresh = codes[marks < 0]
         if len(fresh):
             for code in np.unique(fresh).tolist():

@@ -17,8 +17,9 @@ class Notices:
     def full(self, time: float, table: str, limit: int) -> list[Alert]:
         """A table of profiles has met its limit at ``time`` (microseconds) and has forgotten the least settled of them."""
         text = (
-            f"the limit of {limit:,} profiles ({table.replace('.', ': ')}) is reached: those idle longest and known shortest are forgotten, "
-            "restricted ones are kept. Either the site has grown and limits.* is too low, or someone floods us with new identities"
+            f"the limit of {limit:,} profiles ({table.replace('.', ': ')}) is reached: those idle longest and known shortest are "
+            "forgotten, restricted ones are kept. Either the site has grown and limits.* is too low, or someone floods us with new "
+            "identities"
         )
         return self._say(time, f"service:tocsin/profiles/{table}", text)
 

@@ -1,9 +1,9 @@
 """The same detector over several partitions in one process, as the distributed engine lays it out.
 
-Actors, objects and evidence are each spread by a stable hash; the actor's visit, the object's visit and the judgement of a partition know
-nothing of the others' profiles. Three things cross: what an actor's visit sends along with a row (with it, how much activity its partition
-has seen, so that the object's visit can add the partitions up), evidence that is blamed on the object, and the cells of the alert budget.
-Measured against one partition by ``benchmarks.detection``.
+Actors, objects and evidence are each spread by a stable hash; the actor's visit, the object's visit and the judgement of a partition
+know nothing of the others' profiles. Three things cross: what an actor's visit sends along with a row (with it, how much activity its
+partition has seen, so that the object's visit can add the partitions up), evidence that is blamed on the object, and the cells of the
+alert budget. Measured against one partition by ``benchmarks.detection``.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import numpy as np
 from numba import njit
 
 from connectors.alert import Alert
-from connectors.event import MINUTE, Block
+from connectors.event import HOUR, MINUTE, Block
 from detector.config import Config
 from detector.fuse import Fusion, judge
 from detector.scale import Found
-from detector.score import ActorSide, ActorVisit, ObjectVisit
+from detector.rows import ActorSide
+from detector.score import ActorVisit, ObjectVisit
 from models import calibration, counts
 
 
@@ -47,17 +48,18 @@ class Partitions:
 
     def fold(self, block: Block, scores: Callable[[np.ndarray], None] | None = None) -> list[Alert]:
         """Score a resolved block, learn it, judge what came out."""
-        return [alert for part in self._minutes(block) for alert in self._fold(part, scores)]
+        return [alert for part in self._between_reckonings(block) for alert in self._fold(part, scores)]
 
-    def _minutes(self, block: Block) -> Iterator[Block]:
-        """A block minute by minute of the stream: partitions are folded one after the other, and none may run ahead of a reckoning."""
+    def _between_reckonings(self, block: Block) -> Iterator[Block]:
+        """A block cut where the alert budget may be reckoned anew: partitions are folded one after the other, and none may run ahead of
+        that. By the minute while the stream is young, by the hour from then on (``kernels.hour_unit``)."""
         if len(block) == 0:
             return
-        clock = np.maximum.accumulate(np.maximum(block.time, self._clock)) // MINUTE
-        begins = np.flatnonzero(np.diff(clock, prepend=self._clock // MINUTE)).tolist()
-        self._clock = int(clock[-1]) * MINUTE
-        edges = sorted({0, *begins, len(block)})
-        for start, stop in itertools.pairwise(edges):
+        unit = HOUR if self.judges["main"][0].state.budget.age >= 60 * HOUR else MINUTE
+        clock = np.maximum.accumulate(np.maximum(block.time, self._clock))
+        begins = np.flatnonzero(np.diff(clock // unit, prepend=self._clock // unit)).tolist()
+        self._clock = int(clock[-1])
+        for start, stop in itertools.pairwise(sorted({0, *begins, len(block)})):
             yield block.take(slice(start, stop))
 
     def _fold(self, block: Block, scores: Callable[[np.ndarray], None] | None) -> list[Alert]:

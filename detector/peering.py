@@ -34,7 +34,13 @@ FIRST, SELDOMEST = 1.0 * DAY, 7.0 * DAY
 
 @njit(cache=True)
 def _learn(
-    time: np.ndarray, new_hour: np.ndarray, stream: np.ndarray, slot: np.ndarray, first: np.ndarray, label: np.ndarray, table: np.ndarray
+    time: np.ndarray,
+    new_hour: np.ndarray,
+    stream: np.ndarray,
+    slot: np.ndarray,
+    first: np.ndarray,
+    label: np.ndarray,
+    table: np.ndarray,
 ) -> None:
     for i in range(len(time)):
         row = table[slot[i]]
@@ -70,7 +76,7 @@ class _Labels:
             longer = np.zeros(2 * len(names), np.uint64)
             longer[: len(self._known)] = self._known
             self._known = longer
-        labels = self._known[codes]
+        labels: np.ndarray = self._known[codes]
         if (labels == 0).any():
             for code in np.unique(codes[labels == 0]).tolist():
                 self._known[code] = _hash(label_of(names.values[code]))
@@ -118,7 +124,8 @@ class Peering:
         return groups
 
     def train(self, table: Table, now: float) -> np.ndarray:
-        """Form the groups anew and assign everyone. Returns the slots of groups that began just now: counts under them are not theirs."""
+        """Form the groups anew and assign everyone. Returns the slots of groups that began just now: what was counted there before is
+        not theirs."""
         used = table.used
         habits, owner = table["habits"][:used], table["owner"][:used]
         features = features_of(
@@ -150,7 +157,8 @@ class Peering:
             return np.full(used, np.nan)
         held = table[self._denied][:used]
         tried = held["tried"].astype(np.float64)
-        return np.divide(held["refused"].astype(np.float64), tried, out=np.full(used, np.nan), where=tried > 0.0)
+        shares: np.ndarray = np.divide(held["refused"].astype(np.float64), tried, out=np.full(used, np.nan), where=tried > 0.0)
+        return shares
 
     def dump(self) -> bytes:
         """The state outside the table. Equal states give equal bytes."""
@@ -164,5 +172,3 @@ class Peering:
             raise ValueError(f"state of peer groups: not a record of them ({error})") from None
         self.peers.load(saved.peers)
         self.due, self.began = saved.due, saved.began
-
-

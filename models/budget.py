@@ -27,12 +27,13 @@ BINS = 1024
 FEWEST = 10
 #: A budget by the day has nothing to compare with before: the growth of a young stream is no one's growth.
 YOUNGEST = 3.0 * DAY
-#: What was granted over what was spent, to this power and within these bounds, corrects the quantile. What a quantile of past cells lets
-#: through falls short by a share r; with power g the budget is missed by r^(1/(1+g)) only. Benign sets, N = 10: 1 spent 76 to 92 % of the
-#: budget, 2 88 to 92 %, 3 89 to 99 %, but 3 swings.
+#: What was granted over what was spent, to this power and within these bounds, corrects the quantile. What a quantile of past cells
+#: lets through falls short by a share r; with power g the budget is missed by r^(1/(1+g)) only. Benign sets, N = 10: 1 spent 76 to 92 %
+#: of the budget, 2 88 to 92 %, 3 89 to 99 %, but 3 swings.
 POWER = 3.0
 CLAMP = 4.0
-#: How many days' worth of alerts one day may open before its own strongest set the bar. Benign sets: 1 spends 5 % less, 2 and 4 the same.
+#: How many days' worth of alerts one day may open before its own strongest set the bar. Benign sets: 1 spends 5 % less, 2 and 4 the
+#: same.
 DAYS_WORTH = 1.5
 
 

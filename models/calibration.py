@@ -1,8 +1,8 @@
 """Calibration: surprises of different signals on one scale, and their sum.
 
-Per identity class (kind of actor, within its stream) and signal a histogram of *(edge, hour) cells*, each counted once at its strongest;
-the slow line counts (edge, day) cells. A surprise becomes G = -ln(share of cells at least as surprising): the scale is the same for all,
-an empty history says G = 0, nothing is strange. A class of few cells leans on its stream.
+Per identity class (kind of actor, within its stream) and signal a histogram of *(edge, hour) cells*, each counted once at its
+strongest; the slow line counts (edge, day) cells. A surprise becomes G = -ln(share of cells at least as surprising): the scale is the
+same for all, an empty history says G = 0, nothing is strange. A class of few cells leans on its stream.
 An endpoint may teach at most ``cap`` cells an hour, so that a flood of spoofed addresses cannot make itself normal.
 Signals add up inside a logarithm: score = 1/beta ln sum (w e^G)^beta, between the harmonic mean and the minimum of the p-values.
 """

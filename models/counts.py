@@ -2,8 +2,8 @@
 
 An edge (actor, endpoint) counts **once an hour** as activity and **once a day** as acquaintance, however many events it has: a flood
 buys one unit. How active an owner is counts up to yesterday: whoever is busy for the first time today is no less rare for it (June:
-hard-mode AP .065 instead of .020). Both units grow with the stream's age (``kernels.hour_unit``), so that a trace of an hour teaches too. The same kernel
-serves both visits: the owner of the units is the actor in one, the endpoint (object, action, detail) in the other.
+hard-mode AP .065 instead of .020). Both units grow with the stream's age (``kernels.hour_unit``), so that a trace of an hour teaches
+too. The same kernel serves both visits: the owner of the units is the actor in one, the endpoint (object, action, detail) in the other.
 """
 
 from __future__ import annotations

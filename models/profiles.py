@@ -203,6 +203,8 @@ def _numpy(column: pa.ChunkedArray, kind: np.dtype) -> np.ndarray:
     """The inverse of ``_arrow``. Raises ArrowException or ValueError where the column is of another kind."""
     whole = column.combine_chunks()
     if kind.subdtype is None:
-        return whole.cast(pa.from_numpy_dtype(kind)).to_numpy(zero_copy_only=False)
+        plain: np.ndarray = whole.cast(pa.from_numpy_dtype(kind)).to_numpy(zero_copy_only=False)
+        return plain
     base, shape = kind.subdtype
-    return whole.flatten().cast(pa.from_numpy_dtype(base)).to_numpy(zero_copy_only=False).reshape(-1, *shape)
+    nested: np.ndarray = whole.flatten().cast(pa.from_numpy_dtype(base)).to_numpy(zero_copy_only=False).reshape(-1, *shape)
+    return nested

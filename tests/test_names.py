@@ -158,7 +158,9 @@ def test_a_restart_is_due_after_as_many_new_texts_or_spellings_as_the_limit_allo
 
 @given(st.lists(st.tuples(st.sampled_from(["code", "passing", "restart"]), st.integers(0, 20)), max_size=60))
 def test_every_valid_code_means_its_text_however_often_the_dictionary_starts_afresh(steps: list[tuple[str, int]]) -> None:
-    names, lasting, passing = Names(), {}, {}
+    names = Names()
+    lasting: dict[str, int] = {}
+    passing: dict[str, int] = {}
     for what, number in steps:
         text = f"t{number}"
         if what == "restart":

@@ -20,7 +20,8 @@ from connectors.event import Action, Block, Stream, block_of
 from connectors.names import Names, stable_hash
 from detector.config import Config, ConfigError, parse
 from detector.marks import Marks, outward
-from detector.score import ActorVisit, ObjectVisit, dump, facets, load
+from detector.rows import facets
+from detector.score import ActorVisit, ObjectVisit, dump, load
 from models.calibration import ROW
 from models.profiles import Fields
 from models.signals import Rows, Signal, Visit

@@ -8,9 +8,9 @@ It reads nothing but its arguments, keeps everything in the state it is handed, 
 into runs.
 
 A learner is found by its file name; its msgspec fields are its settings in the configuration (``[signals.NAME] learner = "rate"``).
-State lives in tables of slots, each slot of a signal a small packed record: ``state()`` names the tables and, per table, the fields with
-their types (``("since", "u4")``, ``("mean", "f4")``, ``("hours", "u1", 48)``). A profile never seen before is all zeros. Keep records
-small: there are a million identities and several times as many pairs. Times in records are whole seconds, ``u4``.
+State lives in tables of slots, each slot of a signal a small packed record: ``state()`` names the tables and, per table, the fields
+with their types (``("since", "u4")``, ``("mean", "f4")``, ``("hours", "u1", 48)``). A profile never seen before is all zeros. Keep
+records small: there are a million identities and several times as many pairs. Times in records are whole seconds, ``u4``.
 """
 
 from __future__ import annotations
@@ -50,12 +50,13 @@ class Rows:
     ``time`` float64, microseconds, never behind the visited profile. ``learn`` bool: late rows are scored, not learned.
     ``counts`` float64[len(models.counts.OUTPUT), n]: the units as they were before each row; ``actor_counts`` the same from the
     actor's visit (object's visit only). ``slots`` int32: table name -> slot.
-    ``moved`` bytes that left where they belong (sent by the actor of a flow, read out of a registry); NaN = unknown. ``answered``: those
-    that went the other way. ``basis`` what they count: counts of different bases are never compared. ``model`` bool: the object is a model, so ``moved`` tells its size.
+    ``moved`` bytes that left where they belong (sent by the actor of a flow, read out of a registry); NaN = unknown. ``answered``:
+    those that went the other way. ``basis`` what they count: counts of different bases are never compared. ``model`` bool: the object
+    is a model, so ``moved`` tells its size.
     ``refused`` 1 = denied or failed, 0 = allowed, NaN = unknown. ``weight`` how many alike facts the row stands for.
-    ``stream``, ``action`` int8: ``connectors.event.Stream`` and ``Action`` as numbers. ``actor``, ``object``, ``via``, ``detail`` uint64:
-    stable hashes of the texts, 0 = none. ``gpus``, ``gpu_seconds`` float64, NaN = unknown. ``outward`` bool: the object is an address
-    outside the site. ``pace`` float64: 1 usually, more inside an announced change: how many times faster to learn.
+    ``stream``, ``action`` int8: ``connectors.event.Stream`` and ``Action`` as numbers. ``actor``, ``object``, ``via``, ``detail``
+    uint64: stable hashes of the texts, 0 = none. ``gpus``, ``gpu_seconds`` float64, NaN = unknown. ``outward`` bool: the object is an
+    address outside the site. ``pace`` float64: 1 usually, more inside an announced change: how many times faster to learn.
     """
 
     time: np.ndarray

@@ -21,7 +21,7 @@ SETTLED = 5.0
 MOST_ADDED = 3.0
 #: Deviations above its mean that a day teaches at most. At 1, as for volume, the deviation shrinks so far that ordinary days add up.
 MOST_TAUGHT = 2.0
-#: Most that the sum reaches, so that an actor back at its usual amounts is clear again within weeks.
+#: Most that the sum reaches: usual days come to it once in millions of days, and more would only take longer to come down.
 MOST_SUM = 15.0
 #: Rate at which everyone's variance moves.
 ALL_RATE = 0.001

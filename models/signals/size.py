@@ -95,12 +95,12 @@ def _size(
 class Size(Signal):
     """-ln of the Pitman-Yor predictive probability of the transfer's size, sent and answered together, among this pair's past ones.
 
-    Idea: machines repeat themselves, so a size a pair has never had is news even where it is small: a scan that gets no answer, a log-in
-    that fails, an export in place of a query. ``magnitude`` looks upwards only. Pairs of ever other sizes expect other sizes. Sizes
-    within a quarter of a doubling are one; a size counts once a minute.
+    Idea: machines repeat themselves, so a size a pair has never had is news even where it is small: a scan that gets no answer, a
+    log-in that fails, an export in place of a query. ``magnitude`` looks upwards only. Pairs of ever other sizes expect other sizes.
+    Sizes within a quarter of a doubling are one; a size counts once a minute.
     Fails where sizes say nothing (streaming, chatty protocols), on attackers who keep to usual sizes, and where two sizes share one of
-    the 32 places. Cost: three logarithms an event that says bytes, 44 bytes a pair. Parameters: ``fewest``, lessons a pair must have had
-    before it is judged. Paper: Pitman and Yor, 1997; Weinberger et al., 2009 (hashing).
+    the 32 places. Cost: three logarithms an event that says bytes, 44 bytes a pair. Parameters: ``fewest``, lessons a pair must have
+    had before it is judged. Paper: Pitman and Yor, 1997; Weinberger et al., 2009 (hashing).
     """
 
     unit = "transfers of this size"
