@@ -13,6 +13,7 @@ Ratios are medians of rounds in which the rivals take turns; what comes before a
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import platform
@@ -270,6 +271,8 @@ def flood(identities: int, limit: int) -> dict[str, Any]:
     before = score_of(cores, log, SERVING, end - SECOND)
     score_of(spared, log, SERVING, end - SECOND)
     kept = {name: profile(cores, name) for name in (SERVING, RARE, STRANGER)}
+    # What the other figures held would else go while this one is taken.
+    gc.collect()
     held, memory = sum(table.nbytes for table in tables(cores)), resident()
     alerts: list[Alert] = []
     pipeline = Pipeline(cores, names=names, on_alert=alerts.append)

@@ -32,6 +32,7 @@ class Bindings:
         self._times: dict[str, list[int]] = {}
         self._targets: dict[str, list[str | None]] = {}
         self._names: Names | None = None
+        self._epoch = 0
         self._bound = np.zeros(0, np.bool_)
         self._known = 0
 
@@ -47,7 +48,7 @@ class Bindings:
                 oldest = next(iter(self._times))
                 del self._times[oldest], self._targets[oldest]
                 self.forgotten += 1
-            if self._names is not None:
+            if self._names is not None and self._names.epoch == self._epoch:
                 code = self._names.find(binding.subject)
                 if code is not None and code < self._known:
                     self._bound[code] = True
@@ -135,19 +136,19 @@ class Bindings:
             rows = np.flatnonzero(codes == code)
             links, begin, end = self.chain(names.values[code], first)
             if begin <= first and last < end:
-                out[rows], carriers[rows] = names.code(links[-1]), names.code(_carrier(links))
+                out[rows], carriers[rows] = names.passing(links[-1]), names.passing(_carrier(links))
                 continue
             for row in rows.tolist():
                 moment = int(time[row])
                 if not begin <= moment < end:
                     links, begin, end = self.chain(names.values[code], moment)
-                out[row], carriers[row] = names.code(links[-1]), names.code(_carrier(links))
+                out[row], carriers[row] = names.passing(links[-1]), names.passing(_carrier(links))
         return out, carriers
 
     def _follow(self, names: Names) -> None:
         """Keep one flag per code of ``names``: whether there is any binding of it."""
-        if names is not self._names:
-            self._names, self._known = names, 0
+        if names is not self._names or names.epoch != self._epoch:
+            self._names, self._epoch, self._known = names, names.epoch, 0
         if len(names) > len(self._bound):
             self._bound = np.concatenate([self._bound, np.zeros(2 * len(names) - len(self._bound), np.bool_)])
         for code in range(self._known, len(names)):

@@ -21,7 +21,7 @@ class Notices:
             "forgotten, restricted ones are kept. Either the site has grown and limits.* is too low, or someone floods us with new "
             "identities"
         )
-        return self._say(time, f"service:tocsin/profiles/{table}", text)
+        return self._say(time, "service:tocsin/profiles", text)
 
     def _say(self, time: float, about: str, text: str) -> list[Alert]:
         last = self.told.get(about)

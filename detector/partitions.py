@@ -18,8 +18,8 @@ from connectors.alert import Alert
 from connectors.event import HOUR, MINUTE, Block
 from detector.config import Config
 from detector.fuse import Fusion, judge
-from detector.scale import Found
 from detector.rows import ActorSide
+from detector.scale import Found
 from detector.score import ActorVisit, ObjectVisit
 from models import calibration, counts
 

@@ -151,7 +151,7 @@ class Pipeline:
         began = wall.perf_counter()
         while (lane := merge.next_lane()) is not None:
             if self.names.full:
-                self._restart_names([*merge.blocks, *(block for guard in guards for block in guard.blocks)])
+                restart(self.names, [*merge.blocks, *(block for guard in guards for block in guard.blocks)])
             decoded = next(streams[lane], None)
             for part in guards[lane].admit(None if decoded is None else self._fresh(decoded, places[lane])):
                 self._count(part, logs[lane].path)
@@ -170,13 +170,6 @@ class Pipeline:
                     self.cores.bindings.bind(binding)
         self.tally.seconds = wall.perf_counter() - began
         yield self.tally
-
-    def _restart_names(self, waiting: list[Block]) -> None:
-        """Start the dictionary of names afresh. Between a fold and the next batch only blocks that wait hold codes; sources keep none
-        but those given for good."""
-        restart(self.names, waiting)
-        # What the bindings know by code is void; what they know by name is not.
-        self.cores.bindings.load(self.cores.bindings.dump())
 
     @staticmethod
     def _fresh(decoded: Decoded, place: Place) -> Decoded:

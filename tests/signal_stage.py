@@ -263,7 +263,7 @@ class Stage:
 
     def twin(self) -> Stage:
         """A learner of the same make with a copy of the state, through the chunk records; one that is not durable relives its past."""
-        other = Stage(self.make, self.lateness)
+        other = type(self)(self.make, self.lateness)
         if not self.signal.durable:
             for given in self.past:
                 other.play(given)

@@ -12,7 +12,7 @@ import pytest
 from connectors import ocsf
 from connectors.event import SECOND, Block, Stream
 from connectors.names import Names
-from connectors.sources import Decoded
+from connectors.sources import Decoded, available
 from connectors.trace import open_trace
 from detector.checkpoint import digest
 from detector.config import parse
@@ -152,3 +152,34 @@ def test_what_is_marked_by_code_is_asked_anew_after_a_restart() -> None:
     names.restart(before[8:])
     after = np.array([names.passing(f"t{i}") for i in (7, 8, 9, 17)], np.int32)
     assert marks.of(names, after).tolist() == [1, 0, 0, 1]
+
+
+@pytest.mark.parametrize("source", ["zeek_conn", "suricata_flow"])
+def test_a_flood_of_spoofed_addresses_never_makes_the_dictionary_larger_than_its_limit_and_a_batch(source: str) -> None:
+    names = Names(1000)
+    decoder = available()[source](names)
+    addressed = orjson.loads(decoder.example)
+    held = []
+
+    class Spoofed:
+        path = "flood"
+
+        def __iter__(self) -> Iterator[Decoded]:
+            for start in range(0, 12_000, 300):
+                lines = []
+                for i in range(start, start + 300):
+                    spoofed = {"id.orig_h": f"10.{i >> 8}.{i & 255}.1", "src_ip": f"10.{i >> 8}.{i & 255}.1"}
+                    ports = {"id.resp_p": i % 30_000, "dest_port": i % 30_000}
+                    lines.append(orjson.dumps(addressed | {key: v for key, v in (spoofed | ports).items() if key in addressed}))
+                decoded = decoder.decode(lines)
+                decoded.block.record += start
+                assert [names.values[code] for code in decoded.block.actor.tolist()] == [
+                    f"ip:10.{i >> 8}.{i & 255}.1" for i in range(start, start + 300)
+                ]
+                held.append(names.held)
+                yield decoded
+
+    for _ in Pipeline(Cores(parse("")), names=names).run([Spoofed()]):
+        pass
+    assert max(held) <= 1000 + 3 * 300
+    assert names.epoch > 10

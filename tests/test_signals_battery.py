@@ -21,9 +21,11 @@ import msgspec
 import numpy as np
 import pytest
 
+from connectors.event import Action, Stream
 from models.kernels import DAY, HOUR, MINUTE
 from models.profiles import record
-from models.signals import EXPECTED, SURPRISE, TABLES, USUAL, Line, Signal, Visit, learners
+from models.signals import EXPECTED, SURPRISE, TABLES, USUAL, Line, Rows, Signal, Visit, learners
+from tests import signal_stage
 from tests.signal_faults import (
     AccusesTheFirst,
     BelievesEverything,
@@ -50,7 +52,7 @@ from tests.signal_faults import (
     ThrowsDice,
     Undescribed,
 )
-from tests.signal_stage import SECOND, START, Events, Stage, events, joined, mixed, steady
+from tests.signal_stage import SECOND, START, Events, events, joined, mixed, steady
 
 Make = Callable[[], Signal]
 
@@ -90,6 +92,40 @@ VARIANTS = _variants()
 def _name(make: Make) -> str:
     learner = type(make())
     return getattr(learner, "like", learner.__module__.rpartition(".")[2])
+
+
+def _attested_in_turn(pulls: Events) -> dict[str, Any]:
+    attests = (pulls.time // int(20 * MINUTE) + pulls.actor.astype(np.int64)) % 2 == 0
+    return {
+        "stream": np.where(attests, Stream.attestation, Stream.job),
+        "action": np.where(attests, Action.attest, Action.start),
+    }
+
+
+#: Learners that are not asked about pulls of models, and what the pulls of this battery are to them: columns in place of the usual.
+ASKED: dict[str, Callable[[Events], dict[str, Any]]] = {
+    "sequence": lambda pulls: {"action": np.where(pulls.object % 2 == 1, Action.pull, Action.push)},
+    "places": lambda pulls: {"via": pulls.object},
+    "gpu_hours": lambda pulls: {"stream": Stream.job, "action": Action.end, "gpu_seconds": pulls.moved / 1e5},
+    "hoarding": lambda pulls: {"stream": Stream.job, "action": Action.start, "gpus": pulls.moved / 1e8},
+    "outward": lambda pulls: {"stream": Stream.flow, "outward": (pulls.refused == 1.0) | (pulls.moved > 1e11)},
+    "attestation": _attested_in_turn,
+}
+
+
+class Stage(signal_stage.Stage):
+    """A stage on which pulls are what the learner is asked about."""
+
+    def rows(self, given: Events) -> Rows:
+        asked = ASKED.get(_name(self.make))
+        pulls = np.flatnonzero((given.stream == Stream.registry) & (given.action == Action.pull))
+        if asked is None or len(pulls) == 0:
+            return super().rows(given)
+        columns = {}
+        for name, values in asked(given.take(pulls.tolist())).items():
+            columns[name] = getattr(given, name).copy()
+            columns[name][pulls] = values
+        return super().rows(replace(given, **columns))
 
 
 def _cut(given: Events, places: list[int]) -> list[Events]:
@@ -334,6 +370,51 @@ def _less_usual_sizes() -> Ladder:
         yield past, events([START + 40 * int(HOUR)], moved=size)
 
 
+def _fewer_newcomers() -> Ladder:
+    calm = steady(6.0)
+    for many in (300, 60, 10, 0):
+        time = np.linspace(START, calm.time.max(), max(many, 1)).astype(np.int64)
+        newcomers = events(time, np.arange(1000, 1000 + many) if many else 1)
+        yield _in_order(calm, newcomers), events([_later(1.5, calm)], 99)
+
+
+def _less_usual_steps() -> Ladder:
+    # Lists, then mostly pulls, and ever less often pushes.
+    for pushes in (40, 10, 2, 0):
+        action = np.array([Action.list, Action.pull] * 40)
+        action[1 : 2 * pushes : 2] = Action.push
+        past = events(START + np.arange(80) * int(10 * MINUTE), action=action)
+        end = int(past.time.max())
+        begun = joined(past, events([end + int(10 * MINUTE)], action=Action.list))
+        yield begun, events([end + int(20 * MINUTE)], action=Action.push)
+
+
+def _more_places() -> Ladder:
+    calm = steady(3.0)
+    now = _later(1.5, calm)
+    for many in (0, 1, 3, 5):
+        seen = events([now - SECOND] * many, 1, np.arange(500, 500 + many)) if many else calm.take([0])
+        yield _in_order(calm, seen), events([now], 1, 999)
+
+
+def _fewer_outward_hours() -> Ladder:
+    for outside in (100, 30, 5, 0):
+        hour = np.arange(100)
+        past = events(START + hour * int(HOUR), stream=Stream.flow, action=Action.connect, outward=hour < outside)
+        yield past, events([START + int(101 * HOUR)], stream=Stream.flow, action=Action.connect, outward=True)
+
+
+def _worse_attestation() -> Ladder:
+    # Attested and used every hour of ten days; then used soon, later and much later than that, and after a failure.
+    begin = START + np.arange(240) * int(HOUR)
+    attests = events(begin, stream=Stream.attestation, action=Action.attest)
+    works = events(begin + int(MINUTE), stream=Stream.job, action=Action.start)
+    past = _in_order(attests, works)
+    failure = events([_later(0.5, past)], stream=Stream.attestation, action=Action.attest, refused=1.0)
+    for hours, before in ((1.0, past), (20.0, past), (30.0, past), (1.0, joined(past, failure))):
+        yield before, events([_later(hours, past)], stream=Stream.job, action=Action.start)
+
+
 #: By learner: what makes a row stranger, and pairs of (past, last row), the last row ever stranger.
 LADDERS: dict[str, tuple[str, Callable[[], Ladder]]] = {
     "rate": ("more events in the minute", _more_events),
@@ -348,6 +429,13 @@ LADDERS: dict[str, tuple[str, Callable[[], Ladder]]] = {
     "fanout": ("more new partners before it", _more_partners),
     "novelty": ("less acquaintance", _less_acquaintance),
     "rarity": ("less activity", _less_activity),
+    "first_seen": ("fewer newcomers", _fewer_newcomers),
+    "sequence": ("a step less usual", _less_usual_steps),
+    "places": ("more places at once", _more_places),
+    "gpu_hours": ("more GPU-hours", _more_bytes),
+    "hoarding": ("more GPUs", _more_bytes),
+    "outward": ("fewer hours with the outside", _fewer_outward_hours),
+    "attestation": ("an attestation older, then failed", _worse_attestation),
 }
 
 

@@ -103,7 +103,7 @@ class Words:
             plain = clean(word) if len(word) <= _LONGEST_DETAIL else "other"
         except BadName:
             plain = "other"
-        return self.names.code(plain)
+        return self.names.passing(plain)
 
     def address(self, text: str | None, field: str) -> int:
         """The code of an address with or without a port; -1 for none. Raises BadRecord naming ``field``."""
@@ -135,7 +135,7 @@ class Words:
             actor=actor,
             object=behind,
             via=via if via != behind else -1,
-            detail=self.names.code(system),
+            detail=self.names.passing(system),
             uid=row.uid,
         )
 

@@ -32,17 +32,21 @@ class Services:
 
     def __init__(self, names: Names) -> None:
         self._names = names
+        self._epoch = names.epoch
         self._protocols = ShortTexts(lambda text: _CODES.get(text, len(_PROTOCOLS) - 1), _SPELLINGS)
         self._codes = np.full(len(_PROTOCOLS) * _WIDTH, -1, np.int32)
 
     def codes(self, protocols: list[str], ports: np.ndarray) -> np.ndarray:
         """int32[n] from protocol names and float64[n] ports, whole numbers of 0 to 65535 or NaN."""
+        if self._names.epoch != self._epoch:
+            self._epoch = self._names.epoch
+            self._codes.fill(-1)
         port = np.where(np.isnan(ports), _NO_PORT, np.minimum(ports, EPHEMERAL)).astype(np.int64)
         key = self._protocols.codes(protocols) * _WIDTH + port
         codes: np.ndarray = self._codes[key]
         if codes.size and codes.min() < 0:
             for new in dict.fromkeys(key[codes < 0].tolist()):
-                self._codes[new] = self._names.code(_text(*divmod(new, _WIDTH)))
+                self._codes[new] = self._names.passing(_text(*divmod(new, _WIDTH)))
             codes = self._codes[key]
         return codes
 

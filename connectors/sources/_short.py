@@ -93,13 +93,22 @@ _insert = numba.njit(cache=True)(_insert)
 
 
 class ShortTexts:
-    """Text -> code, batch by batch. ``code_of`` says what is not known yet; its answer must depend on the text alone."""
+    """Text -> code, batch by batch. ``code_of`` says what is not known yet; its answer must depend on the text and the epoch alone."""
 
-    def __init__(self, code_of: Callable[[str], int], limit: int, codes_of: Callable[[list[str]], list[int]] | None = None) -> None:
-        """``limit``: how many texts are kept before the table starts afresh. ``codes_of``: many at once, if there is a faster way."""
+    def __init__(
+        self,
+        code_of: Callable[[str], int],
+        limit: int,
+        codes_of: Callable[[list[str]], list[int]] | None = None,
+        epoch: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """``limit``: how many texts are kept before the table starts afresh. ``codes_of``: many at once, if there is a faster way.
+        ``epoch``: whenever it has changed the table starts afresh."""
         self._code_of = code_of
         self._codes_of = codes_of if codes_of is not None else lambda texts: [code_of(text) for text in texts]
         self._limit = limit
+        self._epoch_now = epoch
+        self._epoch = epoch()
         # Neither codes nor anything else depends on the salt: it keeps a sender from choosing texts that all fall on one slot.
         self._salt = np.uint64(secrets.randbits(64))
         self._empty()
@@ -111,6 +120,9 @@ class ShortTexts:
 
     def codes(self, texts: list[str]) -> np.ndarray:
         """int32[n]: the code of each text."""
+        if self._epoch_now() != self._epoch:
+            self._epoch = self._epoch_now()
+            self._empty()
         n = len(texts)
         joined = "\n".join(texts).encode("utf-8", "surrogatepass")
         if n == 0 or joined.count(b"\n") != n - 1:  # a text with a line break would shift all that follow
@@ -151,13 +163,13 @@ def addresses(names: Names) -> ShortTexts:
         if len(raw) > KEPT:
             return coder[raw]
         try:  # not through the coder, which would keep the text a second time
-            return names.code(identity("ip", raw))
+            return names.passing(identity("ip", raw))
         except BadName:
             return -1
 
     def codes_of(raws: list[str]) -> list[int]:
         # The usual form of IPv4 is its own normal form: most of what is new goes this way, without a call more than it needs.
-        usual, ipv4, parse, code = names.code, socket.AF_INET, socket.inet_pton, code_of
+        usual, ipv4, parse, code = names.passing, socket.AF_INET, socket.inet_pton, code_of
         out = []
         for raw in raws:
             try:
@@ -168,4 +180,4 @@ def addresses(names: Names) -> ShortTexts:
                 out.append(usual("ip:" + raw))
         return out
 
-    return ShortTexts(code_of, names.limit, codes_of)
+    return ShortTexts(code_of, names.limit, codes_of, lambda: names.epoch)

@@ -184,7 +184,7 @@ class Table:
         """int32[n] codes; -1 for the empty cell."""
         if who.constant:
             kind, _, name = who.constant.partition(":")
-            return np.full(n, self._names.code(identity(kind, name)), np.int32)
+            return np.full(n, self._names.passing(identity(kind, name)), np.int32)
         coder = self._names.of(who.kind)
         texts, codes, positions = _coded(cells[who.column], lambda text: coder[who.prefix + text] if text else -1)
         refused = codes < 0
@@ -204,7 +204,7 @@ class Table:
 
         def code_of(text: str) -> int:
             try:
-                return self._names.code(clean(text)) if text else -1
+                return self._names.passing(clean(text)) if text else -1
             except BadName:
                 return -2
 
