@@ -207,7 +207,7 @@ def test_the_demo_catches_contains_and_sums_up(tmp_path: Path, tocsin) -> None: 
     assert "verified" in done.stdout
     assert "ledger      intact" in done.stdout
     # The drip begins twenty hours before the week ends: no one is slow by then.
-        for attack in ("bulk-pull", "stolen-token", "lateral-movement"):
+    for attack in ("bulk-pull", "stolen-token", "lateral-movement"):
         line = next(line for line in done.stdout.splitlines() if line.startswith(f"  {attack}"))
         assert "min after it began" in line, done.stdout
     assert (tmp_path / "demo" / "alerts.jsonl").stat().st_size > 0
