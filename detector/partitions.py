@@ -86,6 +86,7 @@ class Partitions:
         for line, parts in found.items():
             if parts:
                 out += judge(self.judges[line], _together(block, parts))
+        out.sort(key=lambda alert: alert.time)
         return out
 
     def _visit_actors(self, block: Block, of_actor: np.ndarray) -> ActorSide:

@@ -106,13 +106,13 @@ def _piece(place: int, evidence: Evidence, reasons: int) -> list[str]:
     for reason in evidence.reasons[:reasons]:
         # Hard spaces keep the notes together when lines break.
         notes = ", ".join(each for each in (_factor(reason), _rarity(reason.base_rate), _peers(reason)) if each).replace(" ", "\u00a0")
-        lines += _wrapped(f"{shown(_sentence(reason), 2 * WIDTH - len(notes) - 60)} [{notes}]", "    - ", 2)
+        lines += _wrapped(f"{shown(_sentence(reason), 2 * WIDTH - len(notes) - 30)} [{notes}]", "    - ", 2)
     if place == 0 and evidence.own_hours >= FEWEST_HOURS:
         lines += _wrapped(f"{_own(evidence)}", "    itself ", 1)
     named = f", id {shown(evidence.uid, 40)}" if evidence.uid else ""
     lines += _wrapped(f"{shown(evidence.source, 30)} {shown(evidence.partition, 60)}:{evidence.offset}{named}", "    record ", 2)
     if evidence.lowered:
-        lines += _wrapped(shown("; ".join(evidence.lowered), WIDTH - 20), "    lowered: ", 1)
+        lines += _wrapped(shown("; ".join(evidence.lowered), 2 * WIDTH - 40), "    lowered: ", 2)
     return lines
 
 

@@ -70,6 +70,7 @@ INPUTS: dict[str, str] = {
     "outcome": "whether it was allowed (denied ratio)",
     "reads": "reads of models and secrets, not only changes",
     "gpus": "GPUs and GPU-hours",
+    "attestation": "what nodes attest, and work and keys that name the node",
     "bindings": "who is behind an address, pod, job or token",
 }
 
