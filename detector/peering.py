@@ -1,13 +1,15 @@
 """Peer groups at the actors' visit: who is in which, and when the groups are formed anew.
 
 An actor that is new takes the group of its label (kind and team); one that has shown enough is put where it behaves alike. Groups are
-formed anew as the stream grows older, at times that the stream's own clock sets, so that a replay forms the same.
+formed anew as the stream grows older, in the background. When that begins and when the new groups come into force are both times of the
+stream, so that a replay forms the same and puts them in force at the same row.
 """
 
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache, lru_cache
 
 import msgspec
 import numpy as np
@@ -16,7 +18,7 @@ from numba import njit
 from connectors.event import Block, Stream
 from connectors.names import Names, stable_hash
 from models import counts
-from models.kernels import DAY
+from models.kernels import DAY, HOUR
 from models.peers import Peers, features_of, label_of
 from models.profiles import Fields, Table
 from models.signals import Signal
@@ -30,6 +32,14 @@ HABITS: Fields = (("group", "u1"), ("label", "u8"), ("streams", "u2", len(Stream
 LONGEST, MOST = 200.0, 60_000
 #: The first groups are formed when the stream is a day old; then at twice the age each time, and from a week on every week.
 FIRST, SELDOMEST = 1.0 * DAY, 7.0 * DAY
+#: Stream time from the training's begin until its groups are in force: hours of a live stream, and of a replay rarely a wait.
+AFTER = 1.0 * HOUR
+
+
+@cache
+def _worker() -> ThreadPoolExecutor:
+    """The one thread that trains: scikit-learn works outside the interpreter's lock."""
+    return ThreadPoolExecutor(1, "peer-groups")
 
 
 @njit(cache=True)
@@ -92,7 +102,21 @@ def _hash(label: str) -> int:
 class _Saved(msgspec.Struct, array_like=True):
     due: float
     began: float
+    ready: float
     peers: bytes
+    coming: bytes
+
+
+def _loaded(data: bytes) -> Peers:
+    peers = Peers()
+    peers.load(data)
+    return peers
+
+
+def _retrained(before: bytes, features: np.ndarray, label: np.ndarray, key: np.ndarray) -> Peers:
+    peers = _loaded(before)
+    peers.retrain(features, label, key)
+    return peers
 
 
 class Peering:
@@ -100,8 +124,11 @@ class Peering:
 
     def __init__(self, signals: dict[str, Signal]) -> None:
         self.peers = Peers()
+        #: When the next training begins, or if one is on its way, when its groups come into force; when the stream began.
         self.due = 0.0
         self.began = 0.0
+        self._ready = 0.0
+        self._coming: Future[Peers] | None = None
         self._labels = _Labels()
         self._bytes = next((name for name, each in signals.items() if isinstance(each, Magnitude)), None)
         self._denied = next((name for name, each in signals.items() if isinstance(each, Denied)), None)
@@ -112,7 +139,7 @@ class Peering:
             self.began = max(float(block.time[0]), clock)
             self.due = self.began + FIRST
         now = np.maximum.accumulate(np.maximum(block.time, int(clock)))
-        return int(np.searchsorted(now, self.due, side="left"))
+        return int(np.searchsorted(now, self._ready or self.due, side="left"))
 
     def learn(self, block: Block, out: np.ndarray, slots: np.ndarray, table: Table) -> np.ndarray:
         """int32[n]: the group's slot of each row's actor; learns the actors' habits. ``out``: what ``counts.count`` wrote."""
@@ -123,9 +150,23 @@ class Peering:
         groups: np.ndarray = held["group"][slots].astype(np.int32)
         return groups
 
-    def train(self, table: Table, now: float) -> np.ndarray:
-        """Form the groups anew and assign everyone. Returns the slots of groups that began just now: what was counted there before is
-        not theirs."""
+    def step(self, table: Table, now: float) -> np.ndarray:
+        """Begin to form the groups anew, or put those on their way in force. Returns the slots of groups that begin now: what was
+        counted there before is not theirs."""
+        features, label, key = self._shown(table)
+        if self._coming is None:
+            self._coming = _worker().submit(_retrained, self.peers.dump(), features, label, key)
+            self._ready = now + AFTER
+            return np.zeros(0, np.int64)
+        self.peers = self._coming.result()
+        self._coming, self._ready = None, 0.0
+        table["habits"]["group"][: table.used] = self.peers.assign(features, label) + 1
+        self.due = now + min(max(now - self.began, FIRST), SELDOMEST)
+        fresh: np.ndarray = self.peers.fresh.astype(np.int64) + 1
+        return fresh
+
+    def _shown(self, table: Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What everyone has shown so far: (features, hashes of labels, hashes of identities)."""
         used = table.used
         habits, owner = table["habits"][:used], table["owner"][:used]
         features = features_of(
@@ -139,12 +180,7 @@ class Peering:
             hour_sin=habits["sin"].astype(np.float64),
             rate=np.full(used, np.nan),
         )
-        label, key = np.ascontiguousarray(habits["label"]), table.keys()
-        self.peers.retrain(features, label, key)
-        habits["group"] = self.peers.assign(features, label) + 1
-        self.due = now + min(max(now - self.began, FIRST), SELDOMEST)
-        fresh: np.ndarray = self.peers.fresh.astype(np.int64) + 1
-        return fresh
+        return features, np.ascontiguousarray(habits["label"]), table.keys()
 
     def _mean_bytes(self, table: Table, used: int) -> np.ndarray:
         if self._bytes is None:
@@ -162,7 +198,8 @@ class Peering:
 
     def dump(self) -> bytes:
         """The state outside the table. Equal states give equal bytes."""
-        return msgspec.msgpack.encode(_Saved(self.due, self.began, self.peers.dump()))
+        coming = b"" if self._coming is None else self._coming.result().dump()
+        return msgspec.msgpack.encode(_Saved(self.due, self.began, self._ready, self.peers.dump(), coming))
 
     def load(self, data: bytes) -> None:
         """Take over what ``dump`` gave. Raises ValueError with a sentence."""
@@ -171,4 +208,7 @@ class Peering:
         except msgspec.MsgspecError as error:
             raise ValueError(f"state of peer groups: not a record of them ({error})") from None
         self.peers.load(saved.peers)
-        self.due, self.began = saved.due, saved.began
+        self.due, self.began, self._ready, self._coming = saved.due, saved.began, saved.ready, None
+        if saved.coming:
+            self._coming = Future()
+            self._coming.set_result(_loaded(saved.coming))

@@ -184,7 +184,7 @@ class ActorVisit(_Visit):
         return _settled(held["units"]["hour_taught"], held["units"]["days"], DAY)[: held.used]
 
     def visit(self, block: Block) -> ActorSide:
-        """Score a block from its actors' side, then learn it. Where the peer groups are due, they are formed between two rows."""
+        """Score a block from its actors' side, then learn it. What is due of the peer groups is done between two rows."""
         parts = []
         while (rows := self.peering.before_training(block, self.units[0])) < len(block):
             parts.append(self._visit(block.take(slice(0, rows))))
@@ -194,7 +194,7 @@ class ActorVisit(_Visit):
         return last if not parts else ActorSide.joined([*parts, last])
 
     def _regroup(self, now: float) -> None:
-        fresh = self.peering.train(self.tables["actor"], now)
+        fresh = self.peering.step(self.tables["actor"], now)
         if "peer" in self.tables:
             for column in self.tables["peer"].columns.values():
                 column[fresh] = np.zeros((), column.dtype)
