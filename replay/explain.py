@@ -35,12 +35,16 @@ def headline(alert: Alert, width: int = 120) -> str:
     strongest reason."""
     news = {"open": "", "update": "still: ", "close": "over: "}[alert.activity]
     what = deed(alert.evidence[0]) if alert.evidence else title(alert)
+    if alert.notice:
+        what = f"{what}: {shown(alert.notice)}"
     why = f": {_sentence(alert.evidence[0].reasons[0])}" if alert.evidence and alert.evidence[0].reasons else ""
     return _cut(f"{_when(alert.time)} {shown(alert.uid)[:8]} {severity(alert)[1].upper():<8} {news}{what}{why}", width)
 
 
 def explain(alert: Alert) -> str:
     """The whole explanation as plain text, no line feed at the end. The same alert gives the same text."""
+    if alert.notice:
+        return "\n".join(_notice(alert))
     head, tail = _head(alert), _tail(alert)
     middle = []
     for reasons in REASONS:
@@ -50,6 +54,16 @@ def explain(alert: Alert) -> str:
         if len(head) + len(middle) + len(tail) <= HEIGHT:
             break
     return "\n".join(head + middle + tail)
+
+
+def _notice(alert: Alert) -> list[str]:
+    """What the detector says of itself: nobody is accused, so there is nothing to weigh."""
+    return [
+        _cut(f"{severity(alert)[1].upper()}  {title(alert)}", WIDTH),
+        *_labelled("When", f"{_when(alert.opened)} UTC", 1),
+        *_labelled("What", shown(alert.notice), 8),
+        *_labelled("Alert", f"{shown(alert.uid, 60)}, revision {alert.revision} ({_NEWS[alert.activity]})", 1),
+    ]
 
 
 def _head(alert: Alert) -> list[str]:

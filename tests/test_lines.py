@@ -13,6 +13,7 @@ from detector.checkpoint import digest
 from detector.config import Config, ConfigError, parse
 from detector.partitions import Partitions
 from detector.pipeline import Cores
+from replay.explain import explain, headline
 
 #: A Monday, 2024-01-01.
 START = 1_704_067_200_000_000
@@ -172,6 +173,8 @@ def test_a_flood_of_newcomers_is_told_once_and_restricted_profiles_stay() -> Non
     assert len(notices) == 1
     assert "limit of" in notices[0].notice
     assert notices[0].principals == []
+    assert "limit of 500 profiles" in explain(notices[0]).replace("\n          ", " ")
+    assert "limit of 500" in headline(notices[0])
     key = names.hashes[ann : ann + 1]
     assert cores.actors.tables["actor"].known(key).all()
     assert all(table.used <= table.limit for visit in (cores.actors, cores.objects) for table in visit.tables.values())
