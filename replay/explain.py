@@ -126,7 +126,9 @@ def _piece(place: int, evidence: Evidence, reasons: int) -> list[str]:
     named = f", id {shown(evidence.uid, 40)}" if evidence.uid else ""
     lines += _wrapped(f"{shown(evidence.source, 30)} {shown(evidence.partition, 60)}:{evidence.offset}{named}", "    record ", 2)
     if evidence.lowered:
-        lines += _wrapped(shown("; ".join(evidence.lowered), 2 * WIDTH - 40), "    lowered: ", 2)
+        # Where room is scarce, one reason and one line.
+        many = min(reasons, 2)
+        lines += _wrapped(shown("; ".join(evidence.lowered), many * (WIDTH - 20)), "    lowered: ", many)
     return lines
 
 
