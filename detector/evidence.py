@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from connectors.alert import Evidence, Reason
-from connectors.event import DAY, Action, Outcome, Stream
+from connectors.event import DAY, MINUTE, Action, Outcome, Stream
 from detector.scale import Found
 from models.calibration import EVENTS, EVIDENCE, FIRST, LEARNED, OWN_HOURS, ROW, SCORE
 from models.signals import Signal
@@ -56,6 +56,44 @@ class Piece(msgspec.Struct):
     def same_edge(self, other: Piece) -> bool:
         """Whether it is about the same pair, action and detail."""
         return self.actor == other.actor and self.object == other.object and self.action == other.action and self.detail == other.detail
+
+
+class Item(msgspec.Struct, array_like=True):
+    """What a judge is told, in the order of the rows: that it is now ``clock``, and if there is a ``row`` (as ``models.calibration``
+    writes it), that it was surprising; ``piece`` where it says something new."""
+
+    clock: float
+    row: list[float] = []
+    actor: str = ""
+    object: str = ""
+    piece: Piece | None = None
+
+
+def items_of(found: Found, clock: int, paths: tuple[str, ...]) -> tuple[list[Item], int]:
+    """A run of rows as a judge is told of it, and the clock after it. ``clock``: latest time of any row before; ``paths``: what
+    alerts call the logs.
+
+    The clock is told with the first row of every minute, surprising or not, so that what happens when does not depend on where a block
+    ends.
+    """
+    block, names = found.block, found.block.names.values
+    if len(block) == 0:
+        return [], clock
+    clocks = np.maximum.accumulate(np.maximum(block.time, clock))
+    begins = np.flatnonzero(np.diff(clocks // MINUTE, prepend=clock // MINUTE)).tolist()
+    items: list[Item] = []
+    ticks = iter([*begins, len(block)])
+    tick = next(ticks)
+    for row, piece in zip(found.rows.tolist(), pieces_of(found, paths), strict=True):
+        i = int(row[ROW])
+        while tick <= i:
+            items.append(Item(float(clocks[tick])))
+            tick = next(ticks)
+        items.append(Item(float(clocks[i]), row[:EVIDENCE], names[block.actor[i]], names[block.object[i]], piece))
+    while tick < len(block):
+        items.append(Item(float(clocks[tick])))
+        tick = next(ticks)
+    return items, int(clocks[-1])
 
 
 def pieces_of(found: Found, paths: tuple[str, ...]) -> list[Piece | None]:

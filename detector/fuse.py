@@ -15,22 +15,24 @@ import hashlib
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
-import numpy as np
 
 from connectors.alert import Alert, Evidence
-from connectors.event import MINUTE, Action, Stream
+from connectors.event import Action, Stream
+from connectors.names import stable_hash
 from detector.changes import Changes
 from detector.config import Config
-from detector.evidence import Piece, pieces_of, worded
+from detector.evidence import Item, Piece, items_of, worded
 from detector.scale import Found
 from models.budget import Budget, reckon
-from models.calibration import CEILING, EVENTS, FIRST, OBJECT_STRANGE, ROW, UNIT
+from models.calibration import CEILING, EVENTS, FIRST, OBJECT_STRANGE, UNIT
 from models.kernels import DAY, HOUR
 from models.kernels import passed as _passed
 from models.signals import Line
+
+Role = Literal["actor", "object"]
 
 #: Called from Python the plain function is faster than the compiled one.
 passed = _passed.py_func
@@ -140,25 +142,27 @@ class Fusion:
         """Fold a run of rows: its evidence in order, and the minutes that pass. Returns the alert revisions it gave rise to."""
         return judge([self], found)
 
-    def blame(self, found: Found, row: list[float], now: float) -> tuple[int, Any]:
-        """Whom a surprising row is about, as a code of the block, and in which role. A judge of the actor's partition is asked."""
-        i = int(row[ROW])
-        actor = int(found.block.actor[i])
+    def blame(self, item: Item) -> tuple[str, Role]:
+        """Whom a surprising row is about, and in which role. A judge of the actor's partition is asked."""
+        row = item.row
         first = row[FIRST] == 2.0
-        name = found.block.names.values[actor]
-        strange = self._partners(name, now, row[UNIT], first)
+        strange = self._partners(item.actor, item.clock, row[UNIT], first)
         if first:
-            self._remember(name, now)
+            self._remember(item.actor, item.clock)
+        if item.piece is not None:
+            item.piece.own_strange = self.strange_hours(item.actor)
+            item.piece.change = self.changes.on(item.piece.time, item.actor, item.object)
         self._state.evidence += 1
         # Who pushes slowly is the one to blame; whom it meets says nothing.
         if self.line == "main" and row[OBJECT_STRANGE] > strange:
-            return int(found.block.object[i]), "object"
-        return actor, "actor"
+            return item.object, "object"
+        return item.actor, "actor"
 
-    def fold(self, blamed: str, role: Any, row: list[float], piece: Piece | None, now: float) -> list[Alert]:
-        """Take in a surprising row blamed on an identity of this partition; ``piece`` where it says something new."""
-        if piece is not None:
-            return self._fold(blamed, role, piece, now, row[FIRST] == 2.0, row[UNIT], row[CEILING])
+    def fold(self, blamed: str, role: Role, item: Item) -> list[Alert]:
+        """Take in a surprising row blamed on an identity of this partition."""
+        row, now = item.row, item.clock
+        if item.piece is not None:
+            return self._fold(blamed, role, item.piece, now, row[FIRST] == 2.0, row[UNIT], row[CEILING])
         held = self._state.open.get(blamed)
         if held is not None:
             held.alert.events += int(row[EVENTS])
@@ -353,38 +357,17 @@ class Fusion:
 
 
 def judge(parts: Sequence[Fusion], found: Found) -> list[Alert]:
-    """Fold a run of rows over the partitions of a line: its evidence in order, and the minutes that pass.
-
-    The clock ticks with the first row of every minute, surprising or not, so that what happens when does not depend on where a block
-    ends.
-    """
+    """Fold a run of rows over the partitions of a line: its evidence in order, and the minutes that pass."""
     out: list[Alert] = []
-    block = found.block
-    if len(block) == 0:
-        return out
-    lead = parts[0].state
-    clock = np.maximum.accumulate(np.maximum(block.time, lead.clock))
-    begins = np.flatnonzero(np.diff(clock // MINUTE, prepend=lead.clock // MINUTE)).tolist()
-    lead.clock = int(clock[-1])
-    ticks = iter([*begins, len(block)])
-    tick = next(ticks)
-    names, hashes, many = block.names.values, block.names.hashes, len(parts)
-    for row, piece in zip(found.rows.tolist(), pieces_of(found, parts[0].paths), strict=True):
-        i = int(row[ROW])
-        while tick <= i:
-            out += _advance(parts, float(clock[tick]))
-            tick = next(ticks)
-        now = float(clock[i])
-        out += _advance(parts, now)
-        home = parts[int(hashes[block.actor[i]]) % many] if many > 1 else parts[0]
-        code, role = home.blame(found, row, now)
-        if piece is not None:
-            piece.own_strange = home.strange_hours(piece.actor)
-            piece.change = home.changes.on(piece.time, piece.actor, piece.object)
-        out += (parts[int(hashes[code]) % many] if many > 1 else home).fold(names[code], role, row, piece, now)
-    while tick < len(block):
-        out += _advance(parts, float(clock[tick]))
-        tick = next(ticks)
+    many = len(parts)
+    items, parts[0].state.clock = items_of(found, parts[0].state.clock, parts[0].paths)
+    for item in items:
+        out += _advance(parts, item.clock)
+        if not item.row:
+            continue
+        home = parts[stable_hash(item.actor) % many] if many > 1 else parts[0]
+        blamed, role = home.blame(item)
+        out += (parts[stable_hash(blamed) % many] if many > 1 else home).fold(blamed, role, item)
     return out
 
 

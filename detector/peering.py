@@ -160,6 +160,7 @@ class Peering:
             return np.zeros(0, np.int64)
         self.peers = self._coming.result()
         self._coming, self._ready = None, 0.0
+        table.change_all()
         table["habits"]["group"][: table.used] = self.peers.assign(features, label) + 1
         self.due = now + min(max(now - self.began, FIRST), SELDOMEST)
         fresh: np.ndarray = self.peers.fresh.astype(np.int64) + 1
@@ -195,6 +196,11 @@ class Peering:
         tried = held["tried"].astype(np.float64)
         shares: np.ndarray = np.divide(held["refused"].astype(np.float64), tried, out=np.full(used, np.nan), where=tried > 0.0)
         return shares
+
+    @property
+    def training(self) -> bool:
+        """Whether groups are being formed this moment, so that ``dump`` would have to wait."""
+        return self._coming is not None and not self._coming.done()
 
     def dump(self) -> bytes:
         """The state outside the table. Equal states give equal bytes."""

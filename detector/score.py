@@ -196,6 +196,7 @@ class ActorVisit(_Visit):
     def _regroup(self, now: float) -> None:
         fresh = self.peering.step(self.tables["actor"], now)
         if "peer" in self.tables:
+            self.tables["peer"].change_all()
             for column in self.tables["peer"].columns.values():
                 column[fresh] = np.zeros((), column.dtype)
 
@@ -227,6 +228,7 @@ class ActorVisit(_Visit):
             done: dict[str, np.ndarray] = {}
             side.peer[run] = self.peering.learn(part, out, slots["actor"], self.tables["actor"])
             if "peer" in self.tables:
+                self.tables["peer"].change_all()
                 slots["peer"] = side.peer[run]
             self.ask(rows_of(part, out, slots, out, pace, self._outward.of(part.names, part.object) != 0), done)
             side.counts[:, run] = out
@@ -308,6 +310,7 @@ class ObjectVisit(_Visit):
                 out[counts.ALL_HOURS] *= self._partitions
                 out[counts.POPULATION] *= self._partitions
             if "peer" in self.tables:
+                self.tables["peer"].change_all()
                 slots["peer"] = given.peer
             rows = rows_of(part, out, slots, given.counts, pace, self._outward.of(part.names, part.object) != 0)
             if "peer_pair" in self.tables:

@@ -81,14 +81,6 @@ def index_all(keys: np.ndarray, slots: np.ndarray, of_slot: np.ndarray, used: in
 
 
 @njit(cache=True)
-def keys_by_slot(keys: np.ndarray, slots: np.ndarray, out: np.ndarray) -> None:
-    """The inverse of an index: ``out[slot] = key``."""
-    for place in range(len(keys)):
-        if keys[place] != 0:
-            out[slots[place]] = keys[place]
-
-
-@njit(cache=True)
 def pair_keys(left: np.ndarray, right: np.ndarray, out: np.ndarray) -> None:
     """One 64-bit key for each ordered pair of 64-bit hashes (the multiplier breaks the symmetry)."""
     for i in range(len(left)):

@@ -6,12 +6,13 @@ packed records. No Python object per entity, no names: a table of a million enti
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from models.kernels import FULLEST, contains, find_or_add, index_all, keys_by_slot
+from models.kernels import FULLEST, contains, find_or_add, index_all
 
 #: Version of the chunk records. A reader refuses a newer one.
 CHUNK_VERSION = 2
@@ -46,6 +47,12 @@ class Table:
         self.used = 0
         self._keys = np.zeros(2048, np.uint64)
         self._slots = np.zeros(2048, np.int32)
+        #: uint64[capacity]: the key of each slot.
+        self._key_of = np.zeros(min(FIRST_SLOTS, limit), np.uint64)
+        #: bool[chunks]: which chunks may have changed since they were last cleared.
+        self.changed = np.zeros(min(FIRST_SLOTS, limit) // CHUNK_SLOTS + 1, np.bool_)
+        #: Called with the numbers of chunks just before they may change.
+        self.before_change: Callable[[np.ndarray], None] | None = None
         self.columns = {owner: np.zeros(min(FIRST_SLOTS, limit), each) for owner, each in self.records.items()}
         self.protected = np.zeros(min(FIRST_SLOTS, limit), np.bool_)
 
@@ -56,7 +63,7 @@ class Table:
     @property
     def nbytes(self) -> int:
         """Bytes held: index, and the columns as far as they are used."""
-        row = 1 + sum(each.itemsize for each in self.records.values())
+        row = 9 + sum(each.itemsize for each in self.records.values())
         return self._keys.nbytes + self._slots.nbytes + self.used * row
 
     def find(self, wanted: np.ndarray, out: np.ndarray, start: int, stop: int) -> int:
@@ -64,9 +71,31 @@ class Table:
         room = self.used + stop - start
         if room > FULLEST * len(self._keys):
             self._reindex(room, self.keys())
+        before = self.used
         done, self.used = find_or_add(self._keys, self._slots, wanted, out, start, stop, self.used, self.limit)
         self._hold(self.used)
+        found = out[start:done]
+        if self.used > before:
+            fresh = found >= before
+            # Key 0 marks a free place of the index, which keeps it as 1.
+            self._key_of[found[fresh]] = np.maximum(wanted[start:done][fresh], np.uint64(1))
+        self._change(found // CHUNK_SLOTS)
         return done
+
+    def _change(self, chunks: np.ndarray) -> None:
+        """Note that chunks are about to change (which may be named more than once)."""
+        if self.before_change is not None and len(chunks):
+            self.before_change(np.unique(chunks))
+        self.changed[chunks] = True
+
+    def change_all(self) -> None:
+        """Note that any slot may be about to change: for whoever writes to slots that he did not find in this block."""
+        self._change(np.arange(self.chunks))
+
+    @property
+    def chunks(self) -> int:
+        """How many chunk records the table takes, at least one."""
+        return max(-(-self.used // CHUNK_SLOTS), 1)
 
     def known(self, wanted: np.ndarray) -> np.ndarray:
         """bool[n]: which of the keys have a slot."""
@@ -95,17 +124,14 @@ class Table:
         # Fresh zero pages cost nothing until they are used, so doubling is cheaper than it looks.
         capacity = max(min(2 * len(self.protected), self.limit), slots)
         for owner, column in self.columns.items():
-            self.columns[owner] = np.zeros(capacity, column.dtype)
-            self.columns[owner][: len(column)] = column
-        protected = np.zeros(capacity, np.bool_)
-        protected[: len(self.protected)] = self.protected
-        self.protected = protected
+            self.columns[owner] = _longer(column, capacity)
+        self.protected = _longer(self.protected, capacity)
+        self._key_of = _longer(self._key_of, capacity)
+        self.changed = _longer(self.changed, capacity // CHUNK_SLOTS + 1)
 
     def keys(self) -> np.ndarray:
         """uint64[used]: the key of each slot."""
-        out = np.zeros(self.used, np.uint64)
-        keys_by_slot(self._keys, self._slots, out)
-        return out
+        return self._key_of[: self.used].copy()
 
     def _reindex(self, room: int, keys: np.ndarray) -> None:
         size = 2048
@@ -121,6 +147,7 @@ class Table:
         ``last``: float64[used], the time each slot was last seen or last gave cause for worry; ties go by slot. What stays keeps its
         order and moves up.
         """
+        self.change_all()
         candidates = np.flatnonzero(~self.protected[: self.used])
         many = min(max(int(self.limit * share), 1), len(candidates))
         idle = candidates[np.argsort(last[candidates], kind="stable")[:many]]
@@ -133,25 +160,20 @@ class Table:
         self.protected[: len(keys)] = self.protected[: self.used][keep]
         self.protected[len(keys) : self.used] = False
         self.used = len(keys)
+        self._key_of[: self.used] = keys
         self._reindex(self.used, keys)
         return many
 
     def dump(self) -> Iterator[bytes]:
         """The table as chunk records (Arrow IPC streams), each of at most CHUNK_SLOTS slots, in slot order. At least one."""
-        keys = self.keys()
-        for start in range(0, max(self.used, 1), CHUNK_SLOTS):
-            rows = slice(start, min(start + CHUNK_SLOTS, self.used))
-            arrays = [pa.array(keys[rows]), pa.array(self.protected[rows])]
-            names = ["key", "protected"]
-            for owner, name in self._named():
-                names.append(f"{owner}.{name}")
-                arrays.append(_arrow(np.ascontiguousarray(self.columns[owner][rows][name])))
-            metadata = {"tocsin.chunk": str(CHUNK_VERSION), "table": self.name, "start": str(start)}
-            schema = pa.schema([pa.field(name, array.type) for name, array in zip(names, arrays, strict=True)], metadata)
-            sink = pa.BufferOutputStream()
-            with pa.ipc.new_stream(sink, schema) as writer:
-                writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
-            yield sink.getvalue().to_pybytes()
+        for number in range(self.chunks):
+            yield self.chunk(number).encode()
+
+    def chunk(self, number: int, used: int | None = None) -> Chunk:
+        """A copy of one chunk, which is no longer part of the table. ``used``: as if the table had so many slots."""
+        rows = slice(number * CHUNK_SLOTS, min((number + 1) * CHUNK_SLOTS, self.used if used is None else used))
+        columns = {owner: column[rows].copy() for owner, column in self.columns.items()}
+        return Chunk(self.name, rows.start, self._key_of[rows].copy(), self.protected[rows].copy(), columns)
 
     def load(self, chunks: list[bytes]) -> None:
         """Take over what ``dump`` gave, in order, whole or not at all. Raises ValueError, with a sentence, on another version, table
@@ -184,12 +206,46 @@ class Table:
             raise ValueError(f"state of {self.name} holds {used} profiles, the configured limit is {self.limit}")
         capacity = max(1024, used)
         self.used = used
-        self.protected = np.zeros(capacity, np.bool_)
-        self.protected[:used] = protected
+        self.protected = _longer(protected, capacity)
+        self._key_of = _longer(keys, capacity)
+        self.changed = np.zeros(capacity // CHUNK_SLOTS + 1, np.bool_)
         self.columns = {owner: np.zeros(capacity, each) for owner, each in self.records.items()}
         for (owner, name), values in columns.items():
             self.columns[owner][name][:used] = values
         self._reindex(used, keys)
+
+
+class Chunk(NamedTuple):
+    """A copy of some slots of a table, from slot ``start`` on, which can be put into bytes at leisure."""
+
+    table: str
+    start: int
+    keys: np.ndarray
+    protected: np.ndarray
+    columns: dict[str, np.ndarray]
+
+    def encode(self) -> bytes:
+        """The chunk as a record: an Arrow IPC stream."""
+        arrays = [pa.array(self.keys), pa.array(self.protected)]
+        names = ["key", "protected"]
+        for owner, column in self.columns.items():
+            for name in column.dtype.names or ():
+                names.append(f"{owner}.{name}")
+                arrays.append(_arrow(np.ascontiguousarray(column[name])))
+        metadata = {"tocsin.chunk": str(CHUNK_VERSION), "table": self.table, "start": str(self.start)}
+        schema = pa.schema([pa.field(name, array.type) for name, array in zip(names, arrays, strict=True)], metadata)
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, schema) as writer:
+            writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
+        whole: bytes = sink.getvalue().to_pybytes()
+        return whole
+
+
+def _longer(values: np.ndarray, capacity: int) -> np.ndarray:
+    """The same values with zeros behind them."""
+    out = np.zeros(max(capacity, len(values)), values.dtype)
+    out[: len(values)] = values
+    return out
 
 
 def _arrow(values: np.ndarray) -> pa.Array:
