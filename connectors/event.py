@@ -336,11 +336,12 @@ class Block:
         for name in _COLUMNS:
             column = batch.column(name)
             if name in _CODED:
-                local = np.array([names.code(value) for value in column.dictionary.to_pylist()], np.int32)
+                local = np.array([names.passing(value) for value in column.dictionary.to_pylist()], np.int32)
                 index = column.indices.fill_null(-1).to_numpy(zero_copy_only=False)
                 columns[name] = np.append(local, np.int32(-1))[index]
             else:
-                columns[name] = column.to_numpy(zero_copy_only=False)
+                # A copy, because Arrow's memory may not be written to.
+                columns[name] = column.to_numpy(zero_copy_only=False).copy()
         label = batch.column("label")
         block = Block(
             names,
@@ -352,7 +353,7 @@ class Block:
         source = batch.column("source")
         block.sources = tuple(source.dictionary.to_pylist())
         block.source = source.indices.to_numpy(zero_copy_only=False).astype(np.int16)
-        block.partition = batch.column("partition").to_numpy(zero_copy_only=False)
+        block.partition = batch.column("partition").to_numpy(zero_copy_only=False).copy()
         return block
 
 

@@ -25,7 +25,7 @@ from models import calibration, counts
 
 
 @njit(cache=True)
-def _add_up(partition: np.ndarray, hours: np.ndarray, population: np.ndarray, latest: np.ndarray) -> None:
+def add_up(partition: np.ndarray, hours: np.ndarray, population: np.ndarray, latest: np.ndarray) -> None:
     """Replace what each row's partition has seen by the sum over the latest of each. ``latest`` float64[P, 2] is kept."""
     for i in range(len(partition)):
         latest[partition[i], 0] = hours[i]
@@ -72,7 +72,7 @@ class Partitions:
         for partition in np.unique(of_object).tolist():
             rows = np.flatnonzero(of_object == partition)
             given = side.part(rows)
-            _add_up(of_actor[rows], given.counts[counts.ALL_HOURS], given.counts[counts.POPULATION], self._latest[partition])
+            add_up(of_actor[rows], given.counts[counts.ALL_HOURS], given.counts[counts.POPULATION], self._latest[partition])
             said: list[np.ndarray] = []
             done = dict.fromkeys(found, 0)
             for each in self.objects[partition].visit(block.take(rows), given, said.append):

@@ -336,16 +336,22 @@ class ObjectVisit(_Visit):
 
 def dump(visit: _Visit) -> Iterator[tuple[str, int, bytes]]:
     """A visit's state as records (table, chunk number, bytes). Equal states give equal bytes."""
-    for name, table in visit.tables.items():
+    for table in visit.tables.values():
         for number, chunk in enumerate(table.dump()):
-            yield f"{visit.side}.{name}", number, chunk
-    arrays = {name: (list(array.shape), array.tobytes()) for name, array in sorted(visit.arrays().items())}
+            yield table.name, number, chunk
+    for name, data in others(visit):
+        yield name, 0, data
+
+
+def others(visit: _Visit) -> Iterator[tuple[str, bytes]]:
+    """What of a visit's state is not in tables, as records."""
     if isinstance(visit, ActorVisit):
-        yield "actor.peering", 0, visit.peering.dump()
+        yield "actor.peering", visit.peering.dump()
     if isinstance(visit, ObjectVisit):
         for scale in visit.scales:
-            yield f"object.drift.{scale.line}", 0, scale.drift.dump()
-    yield f"{visit.side}.arrays", 0, msgspec.msgpack.encode({"version": 2, "evicted": visit.evicted, "arrays": arrays})
+            yield f"object.drift.{scale.line}", scale.drift.dump()
+    arrays = {name: (list(array.shape), array.tobytes()) for name, array in sorted(visit.arrays().items())}
+    yield f"{visit.side}.arrays", msgspec.msgpack.encode({"version": 2, "evicted": visit.evicted, "arrays": arrays})
 
 
 def load(visit: _Visit, records: dict[str, list[bytes]]) -> None:

@@ -1,0 +1,153 @@
+"""A copy of a stage's state as of one moment, taken piece by piece while the stage goes on.
+
+What is small is copied at once. Of the tables only the chunks that changed since the last copy are taken, and each only when its turn
+comes, or just before it changes again: so a million profiles are copied without anyone having to wait for all of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+
+import msgspec
+import numpy as np
+
+from detector.stages import Stage
+from models.profiles import Chunk, Table
+
+#: Longest record of what is no table, in bytes: well below a broker's limit for a message.
+PIECE = 400_000
+
+
+class Head(msgspec.Struct):
+    """The record that says what a state consists of. Without it, or with one that does not fit, there is no state."""
+
+    version: int
+    stage: str
+    partitions: int
+    #: What gives the state its meaning: see ``detector.checkpoint.meaning``.
+    meaning: str
+    applied: int
+    records: dict[str, int] = {}
+
+
+#: Key of the head's record.
+HEAD = "head"
+
+
+class Snapshot:
+    """The state of a stage as it is when this is made. ``written``: what the last copy left of each record that is no chunk, by key,
+    as hashes, and which tables it has written; it is brought up to date."""
+
+    def __init__(self, stage: Stage, meaning: str, written: dict[str, bytes]) -> None:
+        self._written = written
+        self._waiting: dict[str, tuple[Table, int, np.ndarray]] = {}
+        self._rescued: dict[tuple[str, int], Chunk] = {}
+        counts: dict[str, int] = {}
+        for table in stage.tables():
+            chunks = table.chunks
+            changed = table.changed[:chunks].copy() if table.name in written else np.ones(chunks, np.bool_)
+            written[table.name] = b""
+            table.changed[:] = False
+            self._waiting[table.name] = (table, table.used, changed)
+            table.before_change = self._rescuer(table.name)
+            counts[table.name] = chunks
+        self._blobs = list(stage.blobs())
+        for name, data in self._blobs:
+            counts[name] = max(-(-len(data) // PIECE), 1)
+        self.head = Head(1, stage.name, stage.partitions, meaning, stage.applied, counts)
+
+    def _rescuer(self, name: str) -> Callable[[np.ndarray], None]:
+        def rescue(chunks: np.ndarray) -> None:
+            table, used, waiting = self._waiting[name]
+            for number in chunks[chunks < len(waiting)].tolist():
+                if waiting[number]:
+                    waiting[number] = False
+                    self._rescued[name, number] = table.chunk(number, used)
+
+        return rescue
+
+    def records(self) -> Iterator[tuple[str, bytes]]:
+        """(key, bytes) of every record that has changed, one at a time, the head last. To be taken to its end."""
+        for name, (table, used, waiting) in self._waiting.items():
+            for number in range(len(waiting)):
+                chunk = self._rescued.pop((name, number), None)
+                if chunk is None and waiting[number]:
+                    waiting[number] = False
+                    chunk = table.chunk(number, used)
+                if chunk is not None:
+                    yield f"{name}/{number}", chunk.encode()
+            table.before_change = None
+        for name, data in self._blobs:
+            for number in range(self.head.records[name]):
+                piece = data[number * PIECE : (number + 1) * PIECE]
+                mark = hashlib.blake2b(piece, digest_size=16).digest()
+                key = f"{name}/{number}"
+                if self._written.get(key) != mark:
+                    self._written[key] = mark
+                    yield key, piece
+        yield HEAD, msgspec.msgpack.encode(self.head)
+
+
+class Refused(ValueError):
+    """A state that must not be used, in one sentence that says what to do."""
+
+
+def restore(stage: Stage, records: dict[str, bytes], meaning: str) -> dict[str, bytes]:
+    """Fill a stage from all records of its state; none leave it as it is. Returns what a ``Snapshot`` calls ``written``. Raises
+    Refused."""
+    if not records:
+        return {}
+    where = f"the state of {stage.name} {stage.partition}"
+    try:
+        head = msgspec.msgpack.decode(records[HEAD], type=Head)
+    except (KeyError, msgspec.MsgspecError):
+        raise Refused(f"{where} is damaged or foreign: it has no head") from None
+    if head.version != 1:
+        raise Refused(f"{where} is of version {head.version}; this release reads 1. Run the release that wrote it, or a newer one")
+    if head.stage != stage.name or head.partitions != stage.partitions:
+        raise Refused(
+            f"{where} was made for {head.partitions} partitions, the topics now have {stage.partitions}: profiles would be looked for in"
+            " other partitions than they are in. Use the old number, or begin anew under another prefix (kafka.prefix) after"
+            " 'tocsin state export'"
+        )
+    if head.meaning != meaning:
+        raise Refused(
+            f"{where} was made with other [signals], [calibration] or [time] settings; use that configuration, or another prefix"
+        )
+    try:
+        held = {name: [records[f"{name}/{number}"] for number in range(many)] for name, many in head.records.items()}
+    except KeyError as error:
+        raise Refused(f"{where} is damaged: record {error} is missing") from None
+    tables = {table.name for table in stage.tables()}
+    joined = {name: pieces if name in tables else [b"".join(pieces)] for name, pieces in held.items()}
+    try:
+        stage.load(joined)
+    except (ValueError, KeyError, TypeError, msgspec.MsgspecError) as error:
+        raise Refused(f"{where}: {error}") from None
+    stage.applied = head.applied
+    return dict.fromkeys(tables, b"") | {
+        f"{name}/{number}": hashlib.blake2b(piece, digest_size=16).digest()
+        for name, pieces in held.items()
+        if name not in tables
+        for number, piece in enumerate(pieces)
+    }
+
+
+def dump(stage: Stage) -> Iterator[tuple[str, bytes]]:
+    """The whole state as records. Equal states give equal bytes."""
+    for table in stage.tables():
+        for number, data in enumerate(table.dump()):
+            yield f"{table.name}/{number}", data
+    for name, data in stage.blobs():
+        yield name, data
+    yield "applied", str(stage.applied).encode()
+
+
+def digest(stage: Stage) -> str:
+    """A hash of the whole state: the same for the same log, however it was cut and wherever it was run."""
+    whole = hashlib.blake2b(digest_size=16)
+    for key, data in dump(stage):
+        whole.update(f"{key} {len(data)}\n".encode())
+        whole.update(data)
+    return whole.hexdigest()

@@ -1,0 +1,410 @@
+"""The cores as stages between logs: one object a partition, a message in, messages out.
+
+A stage is a pure fold of the log it reads. What it sends on carries the partition and the offset it came from, and what it takes in is
+compared with the highest offset taken in from there: a row that a stage before it has sent again after a crash is known and dropped.
+So every row counts once, although every log may hold it twice. No Kafka here: ``detector.worker`` moves the messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+import numpy as np
+
+from connectors import ocsf
+from connectors.alert import Alert
+from connectors.event import Block
+from connectors.names import stable_hash
+from connectors.wire import Packet, Tick, WireError
+from detector.config import Config
+from detector.evidence import Item, items_of
+from detector.fuse import Fuse, Fusion, Role
+from detector.notices import Notices
+from detector.partitions import add_up
+from detector.router import Router, side_of
+from detector.score import ActorVisit, ObjectVisit, load, others
+from models import counts
+from models.budget import Budget, reckon
+from models.profiles import Table
+from models.signals import Line
+
+#: Version of the evidence records and of the stages' own state. A reader refuses a newer one.
+VERSION = 1
+LINES: tuple[Line, ...] = ("main", "slow")
+
+
+class Out(NamedTuple):
+    """A message to send. ``partition`` None: by the key."""
+
+    topic: Literal["by_object", "evidence", "alerts", "budget", "status"]
+    partition: int | None
+    key: bytes | None
+    value: bytes
+
+
+class Judged(msgspec.Struct, array_like=True):
+    """An item that was blamed in one partition and is counted in another."""
+
+    line: Line
+    blamed: str
+    role: Role
+    item: Item
+
+
+class Message(msgspec.Struct, array_like=True):
+    """A record of the evidence topic: what one message of ``stage``'s ``partition`` at ``offset`` gave rise to for this partition."""
+
+    version: int
+    stage: Literal["object", "fuse", "budget"]
+    partition: int
+    offset: int
+    arrived: int = 0
+    items: list[tuple[Line, list[Item]]] = []
+    judged: list[Judged] = []
+    threshold: dict[Line, float] = {}
+    tick: Tick | None = None
+
+
+class Share(msgspec.Struct, array_like=True):
+    """A record of the budget topic: what a partition's judge of a line has granted and spent, as of an offset of its log."""
+
+    version: int
+    partition: int
+    line: Line
+    offset: int
+    budget: Budget
+
+
+_message = msgspec.msgpack.Decoder(Message)
+_share = msgspec.msgpack.Decoder(Share)
+
+
+class Stage:
+    """What all stages have. ``applied``: the offset of the next message; ``marks``: upstream -> highest offset taken in from there."""
+
+    name: str
+
+    def __init__(self, config: Config, partition: int, partitions: int) -> None:
+        self.config = config
+        self.partition = partition
+        self.partitions = partitions
+        self.applied = 0
+        self.marks: dict[str, int] = {}
+        self.dropped = 0
+        self.notices = Notices()
+
+    def tables(self) -> list[Table]:
+        """The tables of profiles."""
+        return []
+
+    def blobs(self) -> Iterator[tuple[str, bytes]]:
+        """The state outside the tables, by name. Equal states give equal bytes."""
+        own = {
+            "version": VERSION,
+            "marks": dict(sorted(self.marks.items())),
+            "told": self.notices.told,
+        }
+        yield "stage", msgspec.msgpack.encode(own)
+
+    def load(self, records: dict[str, list[bytes]]) -> None:
+        """Take over a state. Raises ValueError with a sentence."""
+        own = msgspec.msgpack.decode(records["stage"][0])
+        if own["version"] != VERSION:
+            raise ValueError(f"state of version {own['version']}; this release reads {VERSION}")
+        self.marks, self.notices.told = own["marks"], own["told"]
+
+    def _seen(self, upstream: str, offset: int) -> bool:
+        """Whether a whole message from there was taken in before; notes it if not."""
+        if offset <= self.marks.get(upstream, -1):
+            self.dropped += 1
+            return True
+        self.marks[upstream] = offset
+        return False
+
+    def _full(self, visit: ActorVisit | ObjectVisit) -> list[Alert]:
+        out = [alert for each in visit.full for alert in self.notices.full(*each)]
+        visit.full.clear()
+        return out
+
+
+class ActorStage(Stage):
+    """What these principals do."""
+
+    name = "actor"
+
+    def __init__(self, config: Config, partition: int, partitions: int) -> None:
+        super().__init__(config, partition, partitions)
+        self.visit = ActorVisit(config)
+
+    def fold(self, packet: Packet, offset: int, router: Router) -> list[Alert]:
+        """Take in the message at ``offset``; what goes on waits in ``router``."""
+        fresh = self._fresh(packet)
+        if len(packet.block):
+            side = self.visit.visit(packet.block)
+            router.add(packet, side, self.partition, offset)
+        self.applied = offset + 1
+        return self._full(self.visit) if fresh else []
+
+    def _fresh(self, packet: Packet) -> int:
+        """Drop the rows that were taken in before, by the marks as they are before this message. Returns how many stay."""
+        block = packet.block
+        keep = np.ones(len(block), np.bool_)
+        for number, log in enumerate(packet.logs):
+            mine = block.partition == number
+            keep &= ~mine | (block.record > self.marks.get(log, -1))
+            if mine.any():
+                self.marks[log] = max(self.marks.get(log, -1), int(block.record[mine].max()))
+        self.dropped += len(block) - int(np.count_nonzero(keep))
+        if not keep.all():
+            packet.block = block.take(keep)
+        return len(packet.block)
+
+    def tables(self) -> list[Table]:
+        """See the base class."""
+        return list(self.visit.tables.values())
+
+    def blobs(self) -> Iterator[tuple[str, bytes]]:
+        """See the base class."""
+        yield from super().blobs()
+        yield from others(self.visit)
+
+    def load(self, records: dict[str, list[bytes]]) -> None:
+        """See the base class."""
+        super().load(records)
+        load(self.visit, records)
+
+
+class ObjectStage(Stage):
+    """What happens to these objects, and the combination of both visits."""
+
+    name = "object"
+
+    def __init__(self, config: Config, partition: int, partitions: int) -> None:
+        super().__init__(config, partition, partitions)
+        self.visit = ObjectVisit(config, partitions)
+        self._asked = tuple(ActorVisit(config).signals)
+        self._latest = np.zeros((partitions, 2))
+        self._clocks: dict[Line, int] = dict.fromkeys(LINES, 0)
+
+    def fold(self, packet: Packet, offset: int) -> tuple[list[Out], list[Alert]]:
+        """Take in the message at ``offset``: (what goes to the judges, what is to be said of ourselves)."""
+        items: list[tuple[Line, list[Item]]] = []
+        if packet.tick is not None:
+            items = self._tick(packet.tick)
+        elif len(packet.block):
+            if packet.signals != self._asked:
+                raise WireError("the actors' visit runs other signals than this stage's configuration names")
+            items = self._judge(packet)
+        self.applied = offset + 1
+        return self._sent(items, packet, offset), self._full(self.visit)
+
+    def _judge(self, packet: Packet) -> list[tuple[Line, list[Item]]]:
+        block, side = self._fresh(packet)
+        paths = tuple(log.rpartition("@")[0] for log in packet.logs)
+        items: list[tuple[Line, list[Item]]] = []
+        for found in self.visit.visit(block, side):
+            told, self._clocks[found.line] = items_of(found, self._clocks[found.line], paths)
+            items.append((found.line, told))
+        return items
+
+    def _fresh(self, packet: Packet) -> tuple[Block, Any]:
+        """The rows that were not taken in before, by the marks as they are before this message."""
+        source, at = packet.extra["from"], packet.extra["offset"]
+        keep = np.ones(len(source), np.bool_)
+        for partition in np.unique(source).tolist():
+            mine, upstream = source == partition, f"actor-{partition}"
+            keep &= ~mine | (at > self.marks.get(upstream, -1))
+            self.marks[upstream] = max(self.marks.get(upstream, -1), int(at[mine].max()))
+        self.dropped += len(source) - int(np.count_nonzero(keep))
+        block, side = packet.block, side_of(packet)
+        if not keep.all():
+            rows = np.flatnonzero(keep)
+            block, side, source = block.take(rows), side.part(rows), source[rows]
+        if self.partitions > 1:
+            add_up(source, side.counts[counts.ALL_HOURS], side.counts[counts.POPULATION], self._latest)
+        return block, side
+
+    def _tick(self, tick: Tick) -> list[tuple[Line, list[Item]]]:
+        items: list[tuple[Line, list[Item]]] = []
+        for line in LINES:
+            self._clocks[line] = max(self._clocks[line], tick.clock)
+            items.append((line, [Item(float(self._clocks[line]))]))
+        return items
+
+    def _sent(self, items: list[tuple[Line, list[Item]]], packet: Packet, offset: int) -> list[Out]:
+        """One message for each partition of judges that has anything to hear. All hear of the time."""
+        sent: dict[int, list[tuple[Line, list[Item]]]] = {}
+        for line, told in items:
+            parts: dict[int, list[Item]] = {}
+            for item in told:
+                if self.partitions == 1:
+                    parts.setdefault(0, []).append(item)
+                elif item.row:
+                    parts.setdefault(stable_hash(item.actor) % self.partitions, []).append(item)
+                else:
+                    for partition in range(self.partitions):
+                        parts.setdefault(partition, []).append(item)
+            for partition, mine in parts.items():
+                sent.setdefault(partition, []).append((line, mine))
+        if packet.tick is not None:
+            # A tick goes the way of its partition to the end, and says there that the way is open.
+            sent.setdefault(self.partition, [])
+        out = []
+        for partition, mine_ in sorted(sent.items()):
+            tick = packet.tick if partition == self.partition else None
+            message = Message(VERSION, "object", self.partition, offset, packet.arrived, mine_, tick=tick)
+            out.append(Out("evidence", partition, None, msgspec.msgpack.encode(message)))
+        return out
+
+    def tables(self) -> list[Table]:
+        """See the base class."""
+        return list(self.visit.tables.values())
+
+    def blobs(self) -> Iterator[tuple[str, bytes]]:
+        """See the base class."""
+        yield from super().blobs()
+        yield from others(self.visit)
+        yield "object.stage", msgspec.msgpack.encode({"latest": self._latest.tobytes(), "clocks": self._clocks})
+
+    def load(self, records: dict[str, list[bytes]]) -> None:
+        """See the base class."""
+        super().load(records)
+        load(self.visit, records)
+        own = msgspec.msgpack.decode(records["object.stage"][0])
+        self._latest[...] = np.frombuffer(own["latest"]).reshape(self._latest.shape)
+        self._clocks = own["clocks"]
+
+
+class FuseStage(Stage):
+    """The judges of one partition."""
+
+    name = "fuse"
+
+    def __init__(self, config: Config, partition: int, partitions: int) -> None:
+        super().__init__(config, partition, partitions)
+        self.judges = {line: Fusion(config, line, partitions) for line in LINES}
+
+    def fold(self, data: bytes, offset: int) -> tuple[list[Out], list[Alert], Message]:
+        """Take in the message at ``offset``: (what goes to other judges and to the budget, alerts, the message). Raises WireError."""
+        message = read_message(data)
+        alerts: list[Alert] = []
+        handed: dict[int, list[Judged]] = {}
+        if not self._seen(f"{message.stage}-{message.partition}", message.offset):
+            for line, threshold in message.threshold.items():
+                self.judges[line].state.budget.threshold = threshold
+            for line, items in message.items:
+                for item in items:
+                    alerts += self._take(line, item, handed)
+            for judged in message.judged:
+                judge = self.judges[judged.line]
+                judged.item.clock = self._clock(judge, judged.item.clock)
+                alerts += judge.advance(judged.item.clock)
+                alerts += judge.fold(judged.blamed, judged.role, judged.item)
+        self.applied = offset + 1
+        out = [self._hand(partition, judged, offset, message.arrived) for partition, judged in sorted(handed.items())]
+        alerts.sort(key=lambda alert: alert.time)
+        return out + list(self._shares(offset)), alerts, message
+
+    @staticmethod
+    def _clock(judge: Fusion, clock: float) -> float:
+        """The time of a judge, which does not run back when another log is behind."""
+        judge.state.clock = max(judge.state.clock, int(clock))
+        return float(judge.state.clock)
+
+    def _take(self, line: Line, item: Item, handed: dict[int, list[Judged]]) -> list[Alert]:
+        judge = self.judges[line]
+        item.clock = self._clock(judge, item.clock)
+        alerts = judge.advance(item.clock)
+        if not item.row:
+            return alerts
+        blamed, role = judge.blame(item)
+        home = stable_hash(blamed) % self.partitions
+        if home == self.partition:
+            return alerts + judge.fold(blamed, role, item)
+        handed.setdefault(home, []).append(Judged(line, blamed, role, item))
+        return alerts
+
+    def _hand(self, partition: int, judged: list[Judged], offset: int, arrived: int) -> Out:
+        message = Message(VERSION, "fuse", self.partition, offset, arrived, judged=judged)
+        return Out("evidence", partition, None, msgspec.msgpack.encode(message))
+
+    def _shares(self, offset: int) -> Iterator[Out]:
+        """What the budget is to know, when it is due. Alone a judge reckons for itself."""
+        for line, judge in self.judges.items():
+            if judge.due and self.partitions > 1:
+                share = Share(VERSION, self.partition, line, offset, judge.state.budget)
+                yield Out("budget", 0, f"{line}-{self.partition}".encode(), msgspec.msgpack.encode(share))
+            judge.due = False
+
+    def blobs(self) -> Iterator[tuple[str, bytes]]:
+        """See the base class."""
+        yield from super().blobs()
+        for line, judge in self.judges.items():
+            yield f"fuse.{line}", msgspec.msgpack.encode(judge.state)
+
+    def load(self, records: dict[str, list[bytes]]) -> None:
+        """See the base class."""
+        super().load(records)
+        for line, judge in self.judges.items():
+            judge.state = msgspec.msgpack.decode(records[f"fuse.{line}"][0], type=Fuse)
+            slow = line == "slow"
+            judge.state.budget.per_day = self.config.budget.slow_alerts_per_day if slow else self.config.budget.alerts_per_day
+
+
+class BudgetStage(Stage):
+    """Adds up what the judges have granted and spent, and tells all of them the threshold. One partition."""
+
+    name = "budget"
+
+    def __init__(self, config: Config, partition: int, partitions: int) -> None:
+        super().__init__(config, partition, partitions)
+        self._shares: dict[str, Share] = {}
+
+    def fold(self, data: bytes, offset: int) -> list[Out]:
+        """Take in the share at ``offset``: the threshold for every partition of judges. Raises WireError."""
+        try:
+            share = _share.decode(data)
+        except msgspec.MsgspecError as error:
+            raise WireError(f"not a share of the budget: {error}") from None
+        _check(share.version, "share of the budget")
+        self._shares[f"{share.line}-{share.partition}"] = share
+        self.applied = offset + 1
+        mine = [each.budget for each in self._shares.values() if each.line == share.line]
+        reckon(mine)
+        message = Message(VERSION, "budget", 0, offset, threshold={share.line: mine[0].threshold})
+        return [Out("evidence", partition, None, msgspec.msgpack.encode(message)) for partition in range(self.partitions)]
+
+    def blobs(self) -> Iterator[tuple[str, bytes]]:
+        """See the base class."""
+        yield from super().blobs()
+        yield "budget.shares", msgspec.msgpack.encode(dict(sorted(self._shares.items())))
+
+    def load(self, records: dict[str, list[bytes]]) -> None:
+        """See the base class."""
+        super().load(records)
+        self._shares = msgspec.msgpack.decode(records["budget.shares"][0], type=dict[str, Share])
+
+
+def read_message(data: bytes) -> Message:
+    """A record of the evidence topic. Raises WireError with a sentence."""
+    try:
+        message = _message.decode(data)
+    except msgspec.MsgspecError as error:
+        raise WireError(f"not a record of evidence: {error}") from None
+    _check(message.version, "record of evidence")
+    return message
+
+
+def _check(version: int, what: str) -> None:
+    if not 1 <= version <= VERSION:
+        raise WireError(f"{what} of version {version}; this release reads 1 to {VERSION}")
+
+
+def alert_out(alert: Alert, product_version: str) -> Out:
+    """An alert as it goes to the topic: an OCSF finding, keyed by its id so that its revisions stay in order."""
+    return Out("alerts", None, alert.uid.encode(), ocsf.encode(alert, product_version))
+
+
+STAGES: dict[str, type[Stage]] = {each.name: each for each in (ActorStage, ObjectStage, FuseStage, BudgetStage)}
