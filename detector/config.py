@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from connectors import kafka
 from detector.policy import Respond, problems, spelled
 from models.signals import Signal, learners
 
@@ -79,6 +80,18 @@ class Change(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     pace: float = 4.0
 
 
+class WorkerSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """How the workers work; see ``detector.worker`` and ``detector.collect``. Seconds and milliseconds of the clock on the wall."""
+
+    linger_ms: float
+    tick_seconds: float
+    bindings_seconds: float
+    checkpoint_seconds: float
+    checkpoint_megabytes: float
+    session_seconds: float
+    ahead_minutes: float
+
+
 class Config(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """Everything that changes results."""
 
@@ -91,6 +104,8 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     signals: dict[str, dict[str, Any]]
     respond: Respond
     changes: list[Change]
+    kafka: kafka.Kafka
+    worker: WorkerSettings
 
     def learners(self) -> dict[str, Signal]:
         """The signals by name, in the order of the configuration. Raises ConfigError."""
@@ -168,7 +183,21 @@ def _mistakes(config: Config) -> list[str]:
     mistakes += [mistake for place, change in enumerate(config.changes) for mistake in _wrong(change, place)]
     if len({pattern for pattern in config.identities.restricted if "*" not in pattern}) > config.limits.actors:
         mistakes.append("identities.restricted: names more identities than limits.actors keeps")
-    return mistakes + problems(config.respond)
+    mistakes += _worker_mistakes(config.worker)
+    return mistakes + problems(config.respond) + kafka.problems(config.kafka)
+
+
+def _worker_mistakes(worker: WorkerSettings) -> list[str]:
+    found = [
+        (0.0 <= worker.linger_ms <= 1_000, "worker.linger_ms: expected 0 to 1,000"),
+        (0.0 <= worker.tick_seconds <= 3_600, "worker.tick_seconds: expected 0 (no ticks) to 3,600"),
+        (0.05 <= worker.bindings_seconds <= 60, "worker.bindings_seconds: expected 0.05 to 60"),
+        (1.0 <= worker.checkpoint_seconds <= 86_400, "worker.checkpoint_seconds: expected 1 to 86,400 (a day)"),
+        (0.1 <= worker.checkpoint_megabytes <= 100_000, "worker.checkpoint_megabytes: expected 0.1 to 100,000"),
+        (6.0 <= worker.session_seconds <= 1_800, "worker.session_seconds: expected 6 to 1,800, as the broker allows"),
+        (1.0 <= worker.ahead_minutes <= 1_440, "worker.ahead_minutes: expected 1 to 1,440 (a day)"),
+    ]
+    return [text for good, text in found if not good]
 
 
 def _wrong(change: Change, place: int) -> list[str]:

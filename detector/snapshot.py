@@ -107,8 +107,8 @@ def restore(stage: Stage, records: dict[str, bytes], meaning: str) -> dict[str, 
         raise Refused(f"{where} is of version {head.version}; this release reads 1. Run the release that wrote it, or a newer one")
     if head.stage != stage.name or head.partitions != stage.partitions:
         raise Refused(
-            f"{where} was made for {head.partitions} partitions, the topics now have {stage.partitions}: profiles would be looked for in"
-            " other partitions than they are in. Use the old number, or begin anew under another prefix (kafka.prefix) after"
+            f"{where} was made for {head.partitions} partitions, the topics now have {stage.partitions}: profiles would be looked for"
+            " in other partitions than they are in. Use the old number, or begin anew under another prefix (kafka.prefix) after"
             " 'tocsin state export'"
         )
     if head.meaning != meaning:

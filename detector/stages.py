@@ -16,11 +16,12 @@ import numpy as np
 from connectors import ocsf
 from connectors.alert import Alert
 from connectors.event import Block
-from connectors.names import stable_hash
-from connectors.wire import Packet, Tick, WireError
+from connectors.names import Names, stable_hash
+from connectors.wire import Packet, Tick, WireError, decode
 from detector.config import Config
 from detector.evidence import Item, items_of
 from detector.fuse import Fuse, Fusion, Role
+from detector.ingest import restart
 from detector.notices import Notices
 from detector.partitions import add_up
 from detector.router import Router, side_of
@@ -42,6 +43,34 @@ class Out(NamedTuple):
     partition: int | None
     key: bytes | None
     value: bytes
+
+
+class Taken(NamedTuple):
+    """What came of a message: what is to be sent on, alerts, when the earliest record behind it arrived (microseconds, 0 = unknown),
+    and the tick if it was one."""
+
+    outs: list[Out]
+    alerts: list[Alert]
+    arrived: int = 0
+    tick: Tick | None = None
+
+
+class Shared:
+    """What the stages of a process share: the dictionary of texts and the router."""
+
+    def __init__(self, partitions: int, names_limit: int = 2_000_000) -> None:
+        self.names = Names(names_limit)
+        self.router = Router(self.names, partitions)
+
+    def packet(self, data: bytes) -> Packet:
+        """A message as a packet. Raises WireError."""
+        if self.names.full:
+            restart(self.names, self.router.blocks)
+        return decode(data, self.names)
+
+    def flush(self) -> list[Out]:
+        """What the router holds, to be sent."""
+        return [Out("by_object", partition, None, data) for partition, data in self.router.flush()]
 
 
 class Judged(msgspec.Struct, array_like=True):
@@ -86,8 +115,9 @@ class Stage:
 
     name: str
 
-    def __init__(self, config: Config, partition: int, partitions: int) -> None:
+    def __init__(self, config: Config, partition: int, partitions: int, shared: Shared) -> None:
         self.config = config
+        self.shared = shared
         self.partition = partition
         self.partitions = partitions
         self.applied = 0
@@ -115,6 +145,10 @@ class Stage:
             raise ValueError(f"state of version {own['version']}; this release reads {VERSION}")
         self.marks, self.notices.told = own["marks"], own["told"]
 
+    def take(self, data: bytes, offset: int) -> Taken:
+        """Take in the message at ``offset``. Raises WireError, with a sentence, before anything has changed."""
+        raise NotImplementedError
+
     def _seen(self, upstream: str, offset: int) -> bool:
         """Whether a whole message from there was taken in before; notes it if not."""
         if offset <= self.marks.get(upstream, -1):
@@ -134,18 +168,20 @@ class ActorStage(Stage):
 
     name = "actor"
 
-    def __init__(self, config: Config, partition: int, partitions: int) -> None:
-        super().__init__(config, partition, partitions)
+    def __init__(self, config: Config, partition: int, partitions: int, shared: Shared) -> None:
+        super().__init__(config, partition, partitions, shared)
         self.visit = ActorVisit(config)
 
-    def fold(self, packet: Packet, offset: int, router: Router) -> list[Alert]:
-        """Take in the message at ``offset``; what goes on waits in ``router``."""
-        fresh = self._fresh(packet)
-        if len(packet.block):
-            side = self.visit.visit(packet.block)
-            router.add(packet, side, self.partition, offset)
+    def take(self, data: bytes, offset: int) -> Taken:
+        """See the base class. What goes on waits in the router."""
+        packet = self.shared.packet(data)
+        outs: list[Out] = []
+        if packet.tick is not None:
+            outs = [*self.shared.flush(), Out("by_object", self.partition, None, data)]
+        elif self._fresh(packet):
+            self.shared.router.add(packet, self.visit.visit(packet.block), self.partition, offset)
         self.applied = offset + 1
-        return self._full(self.visit) if fresh else []
+        return Taken(outs, self._full(self.visit), packet.arrived, packet.tick)
 
     def _fresh(self, packet: Packet) -> int:
         """Drop the rows that were taken in before, by the marks as they are before this message. Returns how many stay."""
@@ -181,15 +217,16 @@ class ObjectStage(Stage):
 
     name = "object"
 
-    def __init__(self, config: Config, partition: int, partitions: int) -> None:
-        super().__init__(config, partition, partitions)
+    def __init__(self, config: Config, partition: int, partitions: int, shared: Shared) -> None:
+        super().__init__(config, partition, partitions, shared)
         self.visit = ObjectVisit(config, partitions)
         self._asked = tuple(ActorVisit(config).signals)
         self._latest = np.zeros((partitions, 2))
         self._clocks: dict[Line, int] = dict.fromkeys(LINES, 0)
 
-    def fold(self, packet: Packet, offset: int) -> tuple[list[Out], list[Alert]]:
-        """Take in the message at ``offset``: (what goes to the judges, what is to be said of ourselves)."""
+    def take(self, data: bytes, offset: int) -> Taken:
+        """See the base class."""
+        packet = self.shared.packet(data)
         items: list[tuple[Line, list[Item]]] = []
         if packet.tick is not None:
             items = self._tick(packet.tick)
@@ -198,7 +235,7 @@ class ObjectStage(Stage):
                 raise WireError("the actors' visit runs other signals than this stage's configuration names")
             items = self._judge(packet)
         self.applied = offset + 1
-        return self._sent(items, packet, offset), self._full(self.visit)
+        return Taken(self._sent(items, packet, offset), self._full(self.visit), packet.arrived, packet.tick)
 
     def _judge(self, packet: Packet) -> list[tuple[Line, list[Item]]]:
         block, side = self._fresh(packet)
@@ -282,12 +319,12 @@ class FuseStage(Stage):
 
     name = "fuse"
 
-    def __init__(self, config: Config, partition: int, partitions: int) -> None:
-        super().__init__(config, partition, partitions)
+    def __init__(self, config: Config, partition: int, partitions: int, shared: Shared) -> None:
+        super().__init__(config, partition, partitions, shared)
         self.judges = {line: Fusion(config, line, partitions) for line in LINES}
 
-    def fold(self, data: bytes, offset: int) -> tuple[list[Out], list[Alert], Message]:
-        """Take in the message at ``offset``: (what goes to other judges and to the budget, alerts, the message). Raises WireError."""
+    def take(self, data: bytes, offset: int) -> Taken:
+        """See the base class."""
         message = read_message(data)
         alerts: list[Alert] = []
         handed: dict[int, list[Judged]] = {}
@@ -305,7 +342,7 @@ class FuseStage(Stage):
         self.applied = offset + 1
         out = [self._hand(partition, judged, offset, message.arrived) for partition, judged in sorted(handed.items())]
         alerts.sort(key=lambda alert: alert.time)
-        return out + list(self._shares(offset)), alerts, message
+        return Taken(out + list(self._shares(offset)), alerts, message.arrived, message.tick)
 
     @staticmethod
     def _clock(judge: Fusion, clock: float) -> float:
@@ -358,12 +395,12 @@ class BudgetStage(Stage):
 
     name = "budget"
 
-    def __init__(self, config: Config, partition: int, partitions: int) -> None:
-        super().__init__(config, partition, partitions)
+    def __init__(self, config: Config, partition: int, partitions: int, shared: Shared) -> None:
+        super().__init__(config, partition, partitions, shared)
         self._shares: dict[str, Share] = {}
 
-    def fold(self, data: bytes, offset: int) -> list[Out]:
-        """Take in the share at ``offset``: the threshold for every partition of judges. Raises WireError."""
+    def take(self, data: bytes, offset: int) -> Taken:
+        """See the base class. Every share gives a threshold for every partition of judges."""
         try:
             share = _share.decode(data)
         except msgspec.MsgspecError as error:
@@ -374,7 +411,8 @@ class BudgetStage(Stage):
         mine = [each.budget for each in self._shares.values() if each.line == share.line]
         reckon(mine)
         message = Message(VERSION, "budget", 0, offset, threshold={share.line: mine[0].threshold})
-        return [Out("evidence", partition, None, msgspec.msgpack.encode(message)) for partition in range(self.partitions)]
+        data = msgspec.msgpack.encode(message)
+        return Taken([Out("evidence", partition, None, data) for partition in range(self.partitions)], [])
 
     def blobs(self) -> Iterator[tuple[str, bytes]]:
         """See the base class."""

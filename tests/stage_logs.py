@@ -10,14 +10,13 @@ from connectors import ocsf
 from connectors.alert import Alert
 from connectors.event import Block
 from connectors.names import Names
-from connectors.wire import Tick, decode, encode_tick
+from connectors.wire import Tick, encode_tick
 from detector.checkpoint import meaning
 from detector.config import Config
-from detector.router import Router, by_actor
+from detector.router import by_actor
 from detector.snapshot import Snapshot, restore
-from detector.stages import ActorStage, BudgetStage, FuseStage, ObjectStage, Out, Stage
+from detector.stages import STAGES, Out, Shared, Stage
 
-MAKES = {"actor": ActorStage, "object": ObjectStage, "fuse": FuseStage, "budget": BudgetStage}
 READS = {"actor": "by_actor", "object": "by_object", "fuse": "evidence", "budget": "budget"}
 
 
@@ -42,9 +41,8 @@ class Worker:
     def open(self) -> None:
         """Begin as a new process: with the last checkpoint."""
         config, many = self.logs.config, self.logs.partitions
-        self.names = Names(self.logs.names_limit)
-        self.stage: Stage = MAKES[self.name](config, self.partition, many)
-        self.router = Router(self.names, many)
+        self.shared = Shared(many, self.logs.names_limit)
+        self.stage: Stage = STAGES[self.name](config, self.partition, many, self.shared)
         self.written = restore(self.stage, self.logs.states[self.name, self.partition], meaning(config))
         self.snapshot: Snapshot | None = None
 
@@ -57,29 +55,15 @@ class Worker:
         stage = self.stage
         if stage.applied >= len(self.log):
             return False
-        data, offset = self.log[stage.applied], stage.applied
-        if isinstance(stage, ActorStage):
-            packet = decode(data, self.names)
-            self.logs.alerts += stage.fold(packet, offset, self.router)
-            if packet.tick is not None:
-                self.flush()
-                self.logs.send([Out("by_object", self.partition, None, data)])
-            elif self.logs.draw.random() < 0.5:
-                self.flush()
-        elif isinstance(stage, ObjectStage):
-            outs, alerts = stage.fold(decode(data, self.names), offset)
-            self.logs.alerts += alerts
-            self.logs.send(outs)
-        elif isinstance(stage, FuseStage):
-            outs, alerts, _ = stage.fold(data, offset)
-            self.logs.alerts += alerts
-            self.logs.send(outs)
-        elif isinstance(stage, BudgetStage):
-            self.logs.send(stage.fold(data, offset))
+        taken = stage.take(self.log[stage.applied], stage.applied)
+        self.logs.alerts += taken.alerts
+        self.logs.send(taken.outs)
+        if self.logs.draw.random() < 0.5:
+            self.flush()
         return True
 
     def flush(self) -> None:
-        self.logs.send([Out("by_object", partition, None, data) for partition, data in self.router.flush()])
+        self.logs.send(self.shared.flush())
 
     def begin_checkpoint(self) -> None:
         """Copy what must be copied at once; the rest is taken later."""
@@ -128,7 +112,7 @@ class Logs:
                 worker = self.workers[key]
                 for _ in range(self.draw.randint(1, 4)):
                     busy |= worker.step()
-                if len(worker.router):
+                if len(worker.shared.router):
                     worker.flush()
                     busy = True
 
@@ -170,7 +154,7 @@ class Logs:
         out = {}
         for key in self.workers:
             worker = out[key] = Worker(aside, *key)
-            aside.send = lambda outs: None  # type: ignore[method-assign,assignment]
+            aside.send = lambda _: None  # type: ignore[method-assign]
             while worker.step():
                 pass
         self.fold_alerts = aside.told()

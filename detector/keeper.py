@@ -1,0 +1,127 @@
+"""The state of one partition of a stage in a compacted topic: fenced, all or nothing, with the offset of its input in the same step.
+
+Whoever opens a partition first takes its transactional identity, which ends every other process that still believes it owns it; then it
+reads the state. A checkpoint is one transaction: the records that changed and the offset up to which they hold.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import InvalidProducerEpoch, ProducerFenced
+
+from connectors.wire import HEADER
+from detector.snapshot import HEAD, Snapshot, restore
+from detector.stages import Stage
+
+#: How long the broker waits for the end of a checkpoint before it gives it up, in milliseconds.
+TRANSACTION_MS = 60_000
+#: Largest request, in bytes: several records of a state in one.
+LARGEST_REQUEST = 8 << 20
+
+
+class Fenced(RuntimeError):
+    """Another process has taken this partition over: this one must end without writing anything more."""
+
+
+class Keeper:
+    """Opens, keeps and lets go of one partition of a stage. ``topic``: its state topic; ``group``: the group that reads its input."""
+
+    def __init__(self, client: dict[str, Any], topic: str, group: str, stage: Stage, meaning: str) -> None:
+        self._client = client
+        self._state = TopicPartition(topic, stage.partition)
+        self._group = group
+        self._meaning = meaning
+        self._producer = AIOKafkaProducer(
+            transactional_id=f"{topic}-{stage.partition}",
+            transaction_timeout_ms=TRANSACTION_MS,
+            max_request_size=LARGEST_REQUEST,
+            compression_type="zstd",
+            linger_ms=5,
+            **client,
+        )
+        self.stage = stage
+        self._written: dict[str, bytes] = {}
+        self._chunks: dict[str, int] = {}
+        #: Offset up to which the last checkpoint holds; how long ago work goes on from it.
+        self.saved = 0
+        self.bytes = 0
+
+    async def open(self) -> int:
+        """Fence every other owner and fill the stage. Returns how many records the state has. Raises Refused."""
+        await self._producer.start()
+        records = await self._read()
+        self._written = restore(self.stage, records, self._meaning)
+        self.saved = self.stage.applied
+        self._keys = set(records)
+        return len(records)
+
+    async def _read(self) -> dict[str, bytes]:
+        consumer = AIOKafkaConsumer(
+            isolation_level="read_committed",
+            auto_offset_reset="earliest",
+            enable_auto_commit=False,
+            max_partition_fetch_bytes=LARGEST_REQUEST,
+            fetch_max_bytes=4 * LARGEST_REQUEST,
+            **self._client,
+        )
+        await consumer.start()
+        try:
+            consumer.assign([self._state])
+            await consumer.seek_to_beginning(self._state)
+            end = (await consumer.end_offsets([self._state]))[self._state]
+            records: dict[str, bytes] = {}
+            while await consumer.position(self._state) < end:
+                for messages in (await consumer.getmany(timeout_ms=200)).values():
+                    for message in messages:
+                        key = message.key.decode()
+                        if message.value is None:
+                            records.pop(key, None)
+                        else:
+                            records[key] = message.value
+            return records
+        finally:
+            await consumer.stop()
+
+    def snapshot(self) -> Snapshot:
+        """A copy of the stage as of now."""
+        return Snapshot(self.stage, self._meaning, self._written)
+
+    async def save(self, snapshot: Snapshot, source: TopicPartition) -> int:
+        """Write a copy with the offset of ``source`` up to which it holds. Returns its bytes. Raises Fenced.
+
+        Gives way after every record, so that blocks go on being folded.
+        """
+        wrote = 0
+        try:
+            async with self._producer.transaction():
+                kept = {HEAD}
+                futures = []
+                for key, data in snapshot.records():
+                    futures.append(await self._put(key, data))
+                    wrote += len(data)
+                    await asyncio.sleep(0)
+                for name, many in snapshot.head.records.items():
+                    kept.update(f"{name}/{number}" for number in range(many))
+                for key in self._keys - kept:
+                    futures.append(await self._put(key, None))
+                await asyncio.gather(*futures)
+                await self._producer.send_offsets_to_transaction({source: snapshot.head.applied}, self._group)
+        except (ProducerFenced, InvalidProducerEpoch) as error:
+            raise Fenced(f"{self._state.topic} {self._state.partition} is owned by another process by now: {error}") from error
+        self._keys = kept
+        self.saved = snapshot.head.applied
+        self.bytes += wrote
+        return wrote
+
+    async def _put(self, key: str, data: bytes | None) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = await self._producer.send(
+            self._state.topic, data, key.encode(), partition=self._state.partition, headers=[(HEADER, b"state/1")]
+        )
+        return future
+
+    async def close(self) -> None:
+        """Let go of the partition."""
+        await self._producer.stop()
