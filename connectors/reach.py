@@ -23,8 +23,8 @@ _NOT_YET, _EXPIRED, _OTHER_NAME = 9, 10, (62, 64)
 #: First two bytes of a TLS alert; read as the length of a Kafka answer they are its upper half.
 _TLS_ALERT = 0x1503
 
-#: A socket closes in a turn or two of the loop, TLS in one exchange more.
-_CLOSE_SECONDS = 0.2
+#: Longest wait for a socket to close: a turn of the loop, but under TLS an exchange with a broker that may be busy.
+_CLOSE_SECONDS = 2.0
 
 
 async def reach(addresses: list[tuple[str, int]], given: dict[str, Any], seconds: float) -> str | None:
@@ -54,17 +54,29 @@ async def _brokers(host: str, port: int, given: dict[str, Any], seconds: float) 
     connection = AIOKafkaConnection(host, port, request_timeout_ms=round(seconds * 1000), **given)
     try:
         await connection.connect()
+    except (OSError, errors.KafkaError) as error:
+        # Without a socket there is nothing to close, and nothing that would ever say that it closed.
+        await _closed(connection, 0.0 if isinstance(error, OSError) else _CLOSE_SECONDS)
+        return _said(host, port, error, given)
+    try:
         answer = await connection.send(MetadataRequest([]))
     except (OSError, errors.KafkaError) as error:
-        why, final = explained(error, given)
-        sentence = f"kafka.bootstrap: {host}:{port}: {why}"
-        if final:
-            raise Refused(sentence) from None
-        return sentence
+        return _said(host, port, error, given)
     finally:
-        # The socket is closed by the loop's next turns. A connection that was never made has none, and never says that it closed.
-        await asyncio.wait([connection.close()], timeout=_CLOSE_SECONDS)
+        await _closed(connection, _CLOSE_SECONDS)
     return [(broker[1], broker[2]) for broker in answer.brokers]
+
+
+async def _closed(connection: AIOKafkaConnection, seconds: float) -> None:
+    await asyncio.wait([connection.close()], timeout=seconds)
+
+
+def _said(host: str, port: int, error: BaseException, given: dict[str, Any]) -> str:
+    why, final = explained(error, given)
+    sentence = f"kafka.bootstrap: {host}:{port}: {why}"
+    if final:
+        raise Refused(sentence) from None
+    return sentence
 
 
 def explained(error: BaseException, given: dict[str, Any]) -> tuple[str, bool]:
