@@ -33,7 +33,7 @@ class DeadLetter(msgspec.Struct, kw_only=True, frozen=True, tag_field="kind", ta
     """One record that could not be decoded.
 
     ``reason``: stable, countable (``wrong-type:orig_bytes``); ``message``: the sentence for people. ``source``: the plug-in that read
-    it, or the mapping file of a table. ``arrival``: when the record came to its topic, microseconds UTC, 0 = unknown.
+    it, or the mapping file of a table. ``arrived``: when the record came to its topic, microseconds UTC, 0 = unknown.
     ``retried_from``: the place that the record's own header ``tocsin.retried-from`` names, "" = it had none.
     """
 
@@ -44,7 +44,7 @@ class DeadLetter(msgspec.Struct, kw_only=True, frozen=True, tag_field="kind", ta
     topic: str
     partition: int
     offset: int
-    arrival: int = 0
+    arrived: int = 0
     raw: bytes = b""
     retried_from: str = ""
 
