@@ -68,22 +68,28 @@ class Bindings:
             spare = next(repeats, 0)
             del times[spare], targets[spare]
 
+    def history(self, subject: str) -> tuple[list[int], list[str | None]] | None:
+        """Times and targets of a subject's bindings, None where there are none."""
+        times = self._times.get(subject)
+        return None if times is None else (times, self._targets[subject])
+
     def chain(self, identity: str, time: int) -> tuple[list[str], int, int]:
         """(``identity`` and who stood for whom at ``time``, to the one who answers for it; the span [from, to) in which that holds
         as far as is known)."""
         begin, end = _ALWAYS
         links = [identity]
         for _ in range(LONGEST_CHAIN):
-            times = self._times.get(links[-1])
-            if times is None:
+            history = self.history(links[-1])
+            if history is None:
                 break
+            times, targets = history
             place = bisect_right(times, time)
             if place < len(times):
                 end = min(end, times[place])
             if place == 0:
                 break
             begin = max(begin, times[place - 1])
-            target = self._targets[links[-1]][place - 1]
+            target = targets[place - 1]
             if target is None or target in links:
                 break
             links.append(target)
@@ -111,9 +117,9 @@ class Bindings:
             self._resolve(block, start, len(block))
 
     def _resolve(self, block: Block, start: int, stop: int) -> None:
-        self._follow(block.names)
-        if not self._times:
+        if not self._any():
             return
+        self._follow(block.names)
         time = block.time[start:stop]
         for column in ("actor", "object"):
             codes = getattr(block, column)[start:stop]
@@ -145,6 +151,12 @@ class Bindings:
                 out[row], carriers[row] = names.passing(links[-1]), names.passing(_carrier(links))
         return out, carriers
 
+    def _any(self) -> bool:
+        return bool(self._times)
+
+    def _knows(self, subject: str) -> bool:
+        return subject in self._times
+
     def _follow(self, names: Names) -> None:
         """Keep one flag per code of ``names``: whether there is any binding of it."""
         if names is not self._names or names.epoch != self._epoch:
@@ -152,7 +164,7 @@ class Bindings:
         if len(names) > len(self._bound):
             self._bound = np.concatenate([self._bound, np.zeros(2 * len(names) - len(self._bound), np.bool_)])
         for code in range(self._known, len(names)):
-            self._bound[code] = names.values[code] in self._times
+            self._bound[code] = self._knows(names.values[code])
         self._known = len(names)
 
     def dump(self) -> dict[str, Any]:
@@ -171,6 +183,42 @@ class Bindings:
         self._times = {subject: list(times) for subject, times, _ in data["histories"]}
         self._targets = {subject: list(targets) for subject, _, targets in data["histories"]}
         self._names = None
+
+
+class View(Bindings):
+    """Bindings seen over others: its own are laid over those of ``base``, which it never changes.
+
+    What one raw log says of who stands behind whom holds for its own later records at once; for everyone else's only from a moment on
+    that all agree on. So each log has a view of its own over what is agreed.
+    """
+
+    def __init__(self, base: Bindings) -> None:
+        super().__init__(base.limit)
+        self.base = base
+
+    def bind(self, binding: Binding) -> None:
+        """See the base class."""
+        if binding.subject not in self._times:
+            below = self.base.history(binding.subject)
+            if below is not None:
+                self._times[binding.subject], self._targets[binding.subject] = list(below[0]), list(below[1])
+        super().bind(binding)
+
+    def reset(self, base: Bindings) -> None:
+        """Forget everything of its own, and look at ``base`` from now on, which may know more than before."""
+        self.base = base
+        self._times, self._targets = {}, {}
+        self._names = None
+
+    def history(self, subject: str) -> tuple[list[int], list[str | None]] | None:
+        """See the base class."""
+        return super().history(subject) or self.base.history(subject)
+
+    def _any(self) -> bool:
+        return bool(self._times) or self.base._any()
+
+    def _knows(self, subject: str) -> bool:
+        return subject in self._times or self.base._knows(subject)
 
 
 def _carrier(links: list[str]) -> str:

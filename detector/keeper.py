@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import InvalidProducerEpoch, ProducerFenced
 
@@ -20,6 +21,17 @@ from detector.stages import Stage
 TRANSACTION_MS = 60_000
 #: Largest request, in bytes: several records of a state in one.
 LARGEST_REQUEST = 8 << 20
+
+
+#: Keys of records that are no part of the state: where it crashed, and what is to be skipped (followed by the offset).
+CRASH, SKIP = "!crash", "!skip/"
+
+
+class Crash(msgspec.Struct):
+    """How often the message at ``offset`` has made the stage crash."""
+
+    offset: int = -1
+    times: int = 0
 
 
 class Fenced(RuntimeError):
@@ -44,7 +56,10 @@ class Keeper:
         )
         self.stage = stage
         self._written: dict[str, bytes] = {}
-        self._chunks: dict[str, int] = {}
+        self._keys: set[str] = set()
+        self._crash = Crash()
+        #: Offsets that are not to be taken in, because someone said so.
+        self.skips: set[int] = set()
         #: Offset up to which the last checkpoint holds; how long ago work goes on from it.
         self.saved = 0
         self.bytes = 0
@@ -53,10 +68,20 @@ class Keeper:
         """Fence every other owner and fill the stage. Returns how many records the state has. Raises Refused."""
         await self._producer.start()
         records = await self._read()
-        self._written = restore(self.stage, records, self._meaning)
+        self.skips = {int(key.removeprefix(SKIP)) for key in records if key.startswith(SKIP)}
+        self._crash = msgspec.json.decode(records[CRASH], type=Crash) if CRASH in records else Crash()
+        own = {key: data for key, data in records.items() if not key.startswith("!")}
+        self._written = restore(self.stage, own, self._meaning)
         self.saved = self.stage.applied
-        self._keys = set(records)
-        return len(records)
+        self._keys = set(own)
+        return len(own)
+
+    async def crashed(self, offset: int) -> int:
+        """Note that the message at ``offset`` has made the stage crash. Returns how often it has by now."""
+        self._crash = Crash(offset, self._crash.times + 1 if self._crash.offset == offset else 1)
+        async with self._producer.transaction():
+            await (await self._put(CRASH, msgspec.json.encode(self._crash)))
+        return self._crash.times
 
     async def _read(self) -> dict[str, bytes]:
         consumer = AIOKafkaConsumer(
@@ -105,8 +130,7 @@ class Keeper:
                     await asyncio.sleep(0)
                 for name, many in snapshot.head.records.items():
                     kept.update(f"{name}/{number}" for number in range(many))
-                for key in self._keys - kept:
-                    futures.append(await self._put(key, None))
+                futures += [await self._put(key, None) for key in sorted(self._keys - kept)]
                 await asyncio.gather(*futures)
                 await self._producer.send_offsets_to_transaction({source: snapshot.head.applied}, self._group)
         except (ProducerFenced, InvalidProducerEpoch) as error:

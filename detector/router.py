@@ -31,6 +31,11 @@ class Router:
         return self._rows
 
     @property
+    def full(self) -> bool:
+        """Whether it should be emptied at once."""
+        return self._rows >= FULL
+
+    @property
     def blocks(self) -> list[Block]:
         """The blocks that wait."""
         return [packet.block for packet, *_ in self._waiting]

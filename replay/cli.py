@@ -1,7 +1,8 @@
 """The ``tocsin`` command.
 
 Exit codes: 0 done; 2 a mistake in the command or the configuration; 3 an input that cannot be read, or holds nothing to score;
-4 a state file or a ledger that cannot be used; 5 nothing found (``explain``); 130 interrupted.
+4 a state file or a ledger that cannot be used; 5 nothing found (``explain``); 6 a broker that cannot be reached or used;
+7 topics that are not as they must be; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import typer
 from rich.console import Console
 
 from connectors import ocsf
+from connectors.kafka import KafkaError
 from connectors.sources import INPUTS, available
 from connectors.sources.table import MappingError, read_mapping
 from connectors.trace import TraceError
@@ -22,9 +24,10 @@ from detector.checkpoint import StateError
 from detector.config import Config, ConfigError, read
 from detector.ledger import LedgerFailed
 from detector.respond import observer
-from replay import screen
+from replay import dlq, screen
 from replay.explain import explain as explained
 from replay.play import Plan, Summary, play
+from replay.worker import worker
 
 app = typer.Typer(
     name="tocsin",
@@ -35,14 +38,18 @@ app = typer.Typer(
     help="Streaming behavioural anomaly detection and bounded containment for AI factories.",
 )
 
-MISTAKE, UNREADABLE, STATE, NOTHING = 2, 3, 4, 5
+MISTAKE, UNREADABLE, STATE, NOTHING, BROKER, TOPICS = 2, 3, 4, 5, 6, 7
 
 errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 
-def _fail(text: str, code: int) -> NoReturn:
+def _complain(text: str) -> None:
     for line in text.splitlines():
         errors.print(f"tocsin: {screen.printable(line)}")
+
+
+def _fail(text: str, code: int) -> NoReturn:
+    _complain(text)
     raise typer.Exit(code)
 
 
@@ -170,6 +177,29 @@ def check(config: Annotated[Path, typer.Argument(help="A configuration file.")])
 
 
 @app.command()
+def topics(
+    config: Annotated[Path | None, typer.Option(help="TOML file laid over the default configuration; its [kafka] says where.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Only look: make and alter nothing.")] = False,
+    fix: Annotated[bool, typer.Option("--fix", help="Alter settings that differ; never a partition count.")] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="Make the raw topics that are missing, too.")] = False,
+) -> None:
+    """Make the topics on the broker, and check that they are as the workers need them."""
+    from replay.topics import run_topics
+
+    if check and (fix or raw):
+        _fail("--check only looks; it goes with neither --fix nor --raw", MISTAKE)
+    given = _config(config)
+    try:
+        good = run_topics(given.kafka, check=check, fix=fix, raw=raw, say=typer.echo, complain=_complain)
+    except KafkaError as error:
+        _fail(str(error), BROKER)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    if not good:
+        raise typer.Exit(TOPICS)
+
+
+@app.command()
 def explain(
     alert: Annotated[str, typer.Argument(help="An alert's id, or its first characters.")],
     alerts: Annotated[Path | None, typer.Option(help="The alert file; the last run's if not given.")] = None,
@@ -197,6 +227,12 @@ def explain(
     if len(found) > 1:
         _fail(f"{alert!r} is the beginning of {len(found)} alerts: {', '.join(sorted(found)[:5])}", MISTAKE)
     typer.echo(explained(next(iter(found.values()))))
+
+
+app.command()(worker)
+
+
+app.add_typer(dlq.app, name="dlq")
 
 
 def _version() -> str:

@@ -1,0 +1,358 @@
+"""Ingest as a process: raw topics in, one block for each partition of actors out; dead letters, bindings and ticks beside them.
+
+At least once: an offset is committed when everything made of what came before has arrived. What is sent again after a crash carries the
+same offsets and goes to the same partitions (``detector.agreed`` sees to that), so that the stages know it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+
+from connectors.deadletter import encode
+from connectors.event import Block
+from connectors.kafka import KafkaError
+from connectors.names import Names
+from connectors.sources import Source, available
+from connectors.sources.table import Table, read_mapping
+from connectors.wire import Tick, encode_tick, log_name
+from detector.agreed import Agreed, Damaged, Mark, Said, Sight, read_mark, read_said
+from detector.ingest import restart
+from detector.keeper import Fenced
+from detector.lane import Lane, decoded
+from detector.process import REFUSED, Halt, Process
+from detector.router import by_actor
+from detector.sender import Letter
+
+log = logging.getLogger("tocsin.ingest")
+
+#: Records of one poll at most. Decoding them takes some 20 ms, which is what everyone behind them waits.
+POLL = 4_000
+#: Records of one raw log that may be read beyond its last commit: what a process that is taken for dead may still have under way.
+AHEAD = 20_000
+#: Seconds between two commits. Nothing waits for one, unless bindings take effect with it.
+COMMIT = 0.5
+
+
+class Collector(ConsumerRebalanceListener):  # type: ignore[misc]
+    """Reads the raw topics of this process's share and sends events on."""
+
+    name = "ingest"
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        self.config = process.config
+        self.topics = process.topics
+        self.partitions = process.kafka.partitions
+        self.names = Names()
+        self.lanes: dict[TopicPartition, Lane] = {}
+        self.agreed = Agreed(self.config.limits.bindings)
+        self.sources = {raw.topic: (raw.source, self._source(raw.source)) for raw in process.kafka.raw}
+        self._uuids: dict[str, str] = {}
+        self._lock = asyncio.Lock()
+        self._logs: list[str] = []
+        self._wrote = [0.0] * self.partitions
+        self._last_put = self._committed_at = 0.0
+        self._clock = self._clock_wall = 0
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stopping = False
+
+    def _source(self, name: str) -> Source:
+        if name.endswith(".toml"):
+            return Table(self.names, read_mapping(Path(name)))
+        return available()[name](self.names)
+
+    async def start(self) -> None:
+        """See ``detector.process.Service``."""
+        worker, kafka = self.config.worker, self.process.kafka
+        if not self.sources:
+            raise KafkaError("kafka.raw: names no topic, so there is nothing to read")
+        self._tail = AIOKafkaConsumer(
+            enable_auto_commit=False, auto_offset_reset="earliest", fetch_max_wait_ms=100, **self.process.client
+        )
+        await self._tail.start()
+        place = TopicPartition(self.topics.bindings, 0)
+        self._tail.assign([place])
+        await self._tail.seek_to_beginning(place)
+        self.agreed = await self._agreed_to((await self._tail.end_offsets([place]))[place])
+        self._tail.seek(place, self.agreed.read)
+        self._uuids = await self.process.uuids(list(self.sources))
+        self._consumer = AIOKafkaConsumer(
+            group_id=f"{kafka.prefix}.ingest",
+            group_instance_id=f"{self.process.instance}-ingest" if self.process.instance else None,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            session_timeout_ms=round(worker.session_seconds * 1000),
+            heartbeat_interval_ms=round(worker.session_seconds * 200),
+            max_poll_interval_ms=600_000,
+            max_partition_fetch_bytes=4 << 20,
+            fetch_max_wait_ms=100,
+            **self.process.client,
+        )
+        await self._consumer.start()
+        self._consumer.subscribe(list(self.sources), listener=self)
+        self._tasks = [asyncio.create_task(self._guarded(each)) for each in (self._read(), self._follow(), self._tick())]
+
+    async def stop(self) -> None:
+        """See ``detector.process.Service``."""
+        self._stopping = True
+        async with self._lock:
+            await self._commit(move=False, clean=True)
+            self.lanes.clear()
+        for task in self._tasks:
+            task.cancel()
+
+    async def leave(self) -> None:
+        """See ``detector.process.Service``."""
+        await self._consumer.stop()
+        await self._tail.stop()
+
+    def ready(self) -> dict[str, str]:
+        """See ``detector.process.Service``."""
+        return {f"{tp.topic}/{tp.partition}": "not begun" for tp, lane in self.lanes.items() if not lane.begun}
+
+    async def _guarded(self, work: Any) -> None:
+        try:
+            await work
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self.process.fail(error)
+
+    # Membership
+
+    async def on_partitions_revoked(self, revoked: list[TopicPartition]) -> None:
+        """Leave nothing under way."""
+        async with self._lock:
+            if any(tp in self.lanes for tp in revoked) and not self._stopping:
+                try:
+                    await self._commit(move=False, clean=True)
+                except Exception as error:
+                    self.process.fail(error)
+            for tp in revoked:
+                self.lanes.pop(tp, None)
+
+    async def on_partitions_assigned(self, assigned: list[TopicPartition]) -> None:
+        """Take over where the last owner was."""
+        async with self._lock:
+            try:
+                marks = await self._marks()
+                ends = await self._consumer.end_offsets(assigned) if assigned else {}
+                for tp in assigned:
+                    self.lanes[tp] = await self._lane(tp, marks.get(tp), ends[tp])
+            except Exception as error:
+                self.process.fail(error)
+
+    async def _marks(self) -> dict[TopicPartition, tuple[int, Mark]]:
+        """What the last owners have committed."""
+        admin = AIOKafkaAdminClient(**self.process.client)
+        await admin.start()
+        try:
+            held = await admin.list_consumer_group_offsets(f"{self.process.kafka.prefix}.ingest")
+            return {tp: (kept.offset, read_mark(kept.metadata)) for tp, kept in held.items() if kept.offset >= 0}
+        except Damaged as error:
+            raise Halt(REFUSED, str(error)) from error
+        finally:
+            await admin.close()
+
+    async def _lane(self, tp: TopicPartition, kept: tuple[int, Mark] | None, end: int) -> Lane:
+        uuid = self._uuids.get(tp.topic, "")
+        name = log_name(tp.topic, tp.partition, uuid)
+        where = (tp.topic, tp.partition, uuid, *self.sources[tp.topic])
+        if kept is None:
+            return Lane(*where, Sight(name, self.agreed, []), begun=False)
+        offset, mark = kept
+        if mark.uuid != uuid:
+            raise Halt(
+                REFUSED,
+                f"the topic {tp.topic} was made anew since we last read it (its id was {mark.uuid}, now it is {uuid}): its offsets"
+                " begin again at 0. If that is as it should be, let ingest begin there: tocsin accept-topic " + tp.topic,
+            )
+        agreed = self.agreed
+        if mark.bindings != agreed.position:
+            agreed = await self._agreed_to(mark.bindings)
+        if mark.clock > self._clock:
+            self._clock, self._clock_wall = mark.clock, mark.wall
+        lane = Lane(*where, Sight(name, agreed, agreed.beyond(name, offset)), begun=True)
+        lane.position = lane.committed = offset
+        # Up to here the last owner may have sent rows, in the light of what was agreed then.
+        lane.hold = offset if mark.clean else min(end, offset + AHEAD)
+        return lane
+
+    async def _agreed_to(self, position: int) -> Agreed:
+        """The bindings topic read to its present end, in force up to ``position``."""
+        agreed = Agreed(self.config.limits.bindings)
+        place = TopicPartition(self.topics.bindings, 0)
+        consumer = AIOKafkaConsumer(enable_auto_commit=False, auto_offset_reset="earliest", **self.process.client)
+        await consumer.start()
+        try:
+            consumer.assign([place])
+            await consumer.seek_to_beginning(place)
+            end = (await consumer.end_offsets([place]))[place]
+            while await consumer.position(place) < end:
+                for messages in (await consumer.getmany(timeout_ms=200)).values():
+                    for message in messages:
+                        agreed.add(message.offset, _said(message.value))
+            agreed.read = max(agreed.read, end)
+        finally:
+            await consumer.stop()
+        agreed.advance(position)
+        return agreed
+
+    # The loops
+
+    async def _follow(self) -> None:
+        """Read what others say of who stands behind whom."""
+        while True:
+            for messages in (await self._tail.getmany(timeout_ms=1_000)).values():
+                async with self._lock:
+                    for message in messages:
+                        said = _said(message.value)
+                        for agreed in {
+                            id(each): each for each in (self.agreed, *(lane.sight.agreed for lane in self.lanes.values()))
+                        }.values():
+                            if message.offset >= agreed.read:
+                                agreed.add(message.offset, said)
+
+    async def _read(self) -> None:
+        linger = self.config.worker.linger_ms / 1000
+        while True:
+            polled = await self._consumer.getmany(timeout_ms=200, max_records=POLL)
+            at = time.monotonic()
+            async with self._lock:
+                if self._stopping:
+                    return
+                if polled:
+                    await self._begin(list(polled))
+                    self._take(polled, at)
+                await self._maybe_commit()
+            await self.process.out.room()
+            # Rows that come just after others wait a little for more to leave with.
+            rest = self._last_put + linger - time.monotonic()
+            if polled and rest > 0:
+                await asyncio.sleep(rest)
+
+    async def _begin(self, polled: list[TopicPartition]) -> None:
+        """Write down what is agreed before the first row of a log that nobody has read before."""
+        fresh = [tp for tp in polled if tp in self.lanes and not self.lanes[tp].begun]
+        if fresh:
+            for tp in fresh:
+                self.lanes[tp].begun = True
+                self.lanes[tp].position = (await self._consumer.beginning_offsets([tp]))[tp]
+            await self._commit(move=False)
+
+    def _take(self, polled: dict[TopicPartition, list[Any]], at: float) -> None:
+        """Decode, resolve, route: everything that was polled, in one step."""
+        if self.names.full:
+            restart(self.names, [])
+        blocks: list[Block] = []
+        arrived = 0
+        self._logs = []
+        for tp in sorted(polled):
+            lane = self.lanes.get(tp)
+            messages = [message for message in polled[tp] if lane is not None and message.offset >= lane.position]
+            if lane is None or not messages:
+                continue
+            taken = decoded(lane, messages, self.config.worker.ahead_minutes)
+            for letter in taken.letters:
+                self._put(self.topics.deadletter, None, encode(letter), "deadletter/1")
+            for said in taken.said:
+                lane.sight.say(said, bound=True)
+                self.process.out.put(Letter(self.topics.bindings, 0, said.key, msgspec.msgpack.encode(said), "binding/1"))
+            lane.position = messages[-1].offset + 1
+            if len(taken.block):
+                taken.block.partition[:] = len(self._logs)
+                self._logs.append(lane.name)
+                blocks.append(taken.block)
+                arrived = min(arrived or taken.arrived, taken.arrived)
+                self._see(int(taken.block.time.max()))
+        if time.monotonic() - at > self.config.worker.session_seconds / 2:
+            raise Fenced("this process stood still for so long that another may have taken over what it has read")
+        if not blocks:
+            return
+        for partition, data in by_actor(Block.concat(blocks), tuple(self._logs), arrived, self.partitions):
+            self._put(self.topics.by_actor, partition, data, "by-actor/1")
+            self._wrote[partition] = time.monotonic()
+        self._last_put = time.monotonic()
+
+    def _see(self, latest: int) -> None:
+        if latest > self._clock:
+            self._clock, self._clock_wall = latest, time.time_ns() // 1000
+
+    def _put(self, topic: str, partition: int | None, value: bytes, what: str) -> None:
+        self.process.out.put(Letter(topic, partition, None, value, what))
+
+    async def _tick(self) -> None:
+        """Tell quiet partitions what time it is: as much later than the last event as has passed since it came."""
+        every = self.config.worker.tick_seconds
+        if every == 0:
+            return
+        while True:
+            await asyncio.sleep(every / 4)
+            async with self._lock:
+                if not self._clock or not self.lanes:
+                    continue
+                wall = time.time_ns() // 1000
+                tick = Tick(self._clock + max(wall - self._clock_wall, 0), wall, self.process.name)
+                for partition, wrote in enumerate(self._wrote):
+                    if time.monotonic() - wrote >= every:
+                        self._put(self.topics.by_actor, partition, encode_tick(self.names, tick), "by-actor/1")
+                        self._wrote[partition] = time.monotonic()
+
+    # Commits
+
+    async def _maybe_commit(self) -> None:
+        passed = time.monotonic() - self._committed_at
+        behind = max((lane.position - lane.committed for lane in self.lanes.values()), default=0)
+        pending = any(lane.sight.agreed.pending or lane.sight.agreed is not self.agreed for lane in self.lanes.values())
+        if pending and passed >= self.config.worker.bindings_seconds:
+            await self._commit(move=True)
+        elif (behind and passed >= COMMIT) or behind >= AHEAD - POLL:
+            await self._commit(move=False)
+
+    async def _commit(self, *, move: bool, clean: bool = False) -> None:
+        """Commit what has arrived; with ``move`` what others have said takes effect from here on. Nothing is read meanwhile."""
+        self._committed_at = time.monotonic()
+        if not self.lanes:
+            return
+        await self.process.out.settle()
+        upto = self.agreed.read if move else self.agreed.position
+        free = {tp for tp, lane in self.lanes.items() if lane.begun and lane.position >= lane.hold}
+        if move and any(lane.sight.agreed is self.agreed and tp not in free for tp, lane in self.lanes.items() if lane.begun):
+            # What is shared may not move under one who still reads what the last owner has read.
+            upto, move = self.agreed.position, False
+        offsets = {}
+        for tp, lane in self.lanes.items():
+            if lane.begun:
+                bindings = upto if tp in free and (move or lane.sight.agreed is self.agreed) else lane.sight.agreed.position
+                mark = Mark(
+                    bindings=bindings,
+                    uuid=lane.uuid,
+                    clean=clean,
+                    clock=self._clock,
+                    wall=self._clock_wall,
+                )
+                offsets[tp] = (lane.position, msgspec.json.encode(mark).decode())
+        if offsets:
+            await self._consumer.commit(offsets)
+        if move:
+            self.agreed.advance(upto)
+        for tp, lane in self.lanes.items():
+            if lane.begun:
+                lane.committed = lane.position
+                if move and tp in free:
+                    lane.sight.follow(self.agreed)
+
+
+def _said(data: bytes) -> Said:
+    try:
+        return read_said(data)
+    except Damaged as error:
+        raise Halt(REFUSED, f"the bindings topic holds {error}") from error

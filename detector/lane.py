@@ -1,0 +1,86 @@
+"""One raw log as ingest reads it: records in, resolved events, dead letters and bindings out. No Kafka, no clock."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from connectors.deadletter import LETTER_BYTES, DeadLetter
+from connectors.event import MINUTE, Block, Reject
+from connectors.sources import Source
+from connectors.wire import log_name
+from detector.agreed import VERSION, Said, Sight
+
+
+class Taken(NamedTuple):
+    """What came of a batch of records. ``arrived``: when the first of them did, microseconds."""
+
+    block: Block
+    letters: list[DeadLetter]
+    said: list[Said]
+    skipped: dict[str, int]
+    arrived: int
+
+
+class Lane:
+    """Where one raw log stands. ``position``: the next offset; ``hold``: up to which offset the last owner may have sent rows."""
+
+    def __init__(self, topic: str, partition: int, uuid: str, source_name: str, source: Source, sight: Sight, *, begun: bool) -> None:
+        self.topic = topic
+        self.partition = partition
+        self.uuid = uuid
+        self.name = log_name(topic, partition, uuid)
+        self.source_name = source_name
+        self.source = source
+        self.sight = sight
+        self.begun = begun
+        self.position = self.committed = self.hold = 0
+
+
+def decoded(lane: Lane, messages: list[Any], ahead_minutes: float) -> Taken:
+    """Decode and resolve a batch of a log's messages (``value``, ``offset``, ``timestamp`` in milliseconds, -1 = unknown)."""
+    records = [message.value if message.value is not None else b"" for message in messages]
+    offsets = np.array([message.offset for message in messages], np.int64)
+    arrivals = np.array([message.timestamp for message in messages], np.int64) * 1000
+    whole = lane.source.decode(records)
+    block = whole.block
+    rejects = list(whole.rejects)
+    bindings = whole.bindings
+    early = _ahead(block, arrivals, ahead_minutes)
+    if early:
+        rejects += [Reject(record, "time-ahead", sentence) for record, sentence in early.items()]
+        block = block.take(~np.isin(block.record, list(early)))
+        bindings = [binding for binding in bindings if binding.record not in early]
+    # A binding holds for the rows of later records.
+    upcoming = [(int(np.searchsorted(block.record, binding.record, side="right")), binding) for binding in bindings]
+    lane.sight.view.resolve(block, upcoming)
+    said = [
+        Said(VERSION, binding.time, binding.subject, binding.target, lane.name, int(offsets[binding.record])) for binding in bindings
+    ]
+    block.record = offsets[block.record]
+    letters = [
+        DeadLetter(
+            reason=reject.reason,
+            message=reject.message,
+            source=lane.source_name,
+            topic=lane.topic,
+            partition=lane.partition,
+            offset=int(offsets[reject.record]),
+            arrived=int(arrivals[reject.record]),
+            raw=records[reject.record][:LETTER_BYTES],
+        )
+        for reject in rejects
+    ]
+    return Taken(block, letters, said, whole.skipped, int(arrivals.min()))
+
+
+def _ahead(block: Block, arrivals: np.ndarray, minutes: float) -> dict[int, str]:
+    """Records whose time is too far ahead of their arrival, with the sentence that says so."""
+    arrived = arrivals[block.record]
+    early = np.flatnonzero((block.time > arrived + minutes * MINUTE) & (arrived > 0))
+    out = {}
+    for row in early.tolist():
+        when, came = np.datetime64(int(block.time[row]), "us"), np.datetime64(int(arrived[row]), "us")
+        out[int(block.record[row])] = f"time {when}Z is more than {minutes:g} minutes ahead of its arrival at {came}Z"
+    return out

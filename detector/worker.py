@@ -1,0 +1,342 @@
+"""The Faust shell of the stages: blocks come in by Faust's agents, go through a stage, and leave by the sender; state is ours.
+
+Faust carries the messages and the membership; it acknowledges nothing. Where a partition stands is in its checkpoint, and the offset of
+its input is committed in the same transaction. An agent that raises would swallow its message and go on, so nothing ever raises in one:
+whatever goes wrong ends the process, and the supervisor starts it again from the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import tempfile
+import time
+from typing import Any
+
+import faust
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from faust.types import TP
+
+from connectors import ocsf
+from connectors.alert import Alert
+from connectors.wire import WireError
+from detector.checkpoint import meaning
+from detector.keeper import Keeper
+from detector.process import AGAIN, REFUSED, Halt, Process
+from detector.sender import Letter
+from detector.snapshot import Refused
+from detector.stages import STAGES, ActorStage, Out, Shared, Stage, Taken
+
+log = logging.getLogger("tocsin.worker")
+
+#: Blocks that Faust may hold for an agent: they count as messages there, and each is up to some thousand rows.
+BUFFER = 64
+#: A block at which a stage has crashed so often is not tried again.
+CRASHES = 3
+#: The schema of each topic's messages.
+SCHEMAS = {"by_object": "by-object/1", "evidence": "evidence/1", "budget": "budget/1", "status": "status/1", "alerts": "ocsf-2004/1"}
+
+
+class Part:
+    """One partition of a stage, in this process."""
+
+    def __init__(self, stage: Stage, keeper: Keeper) -> None:
+        self.stage = stage
+        self.keeper = keeper
+        self.lock = asyncio.Lock()
+        self.closed = False
+        self.sought = -1
+        self.saved_at = time.monotonic()
+        self.taken_bytes = 0
+        self.saving: asyncio.Task[None] | None = None
+
+
+class Worker:
+    """One stage in a process."""
+
+    def __init__(self, process: Process, stage: str) -> None:
+        self.name = stage
+        self.process = process
+        self.config = process.config
+        self.partitions = process.kafka.partitions
+        topics = process.topics
+        self.reads = {"actor": topics.by_actor, "object": topics.by_object, "fuse": topics.evidence, "budget": topics.budget}[stage]
+        self.writes = {"by_object": topics.by_object, "evidence": topics.evidence, "budget": topics.budget, "alerts": topics.alerts}
+        self.group = f"{process.kafka.prefix}.{stage}"
+        self.shared = Shared(self.partitions)
+        self.parts: dict[int, Part] = {}
+        self._opening: dict[int, asyncio.Lock] = {}
+        self._assigned: set[int] = set()
+        self._stopping = False
+        self._flushed = 0.0
+        self._flush_due: asyncio.TimerHandle | None = None
+        self._meaning = meaning(self.config)
+        self.app = self._made()
+
+    def _made(self) -> Any:
+        kafka, worker = self.process.kafka, self.config.worker
+        app = faust.App(
+            self.group,
+            broker=[f"kafka://{address}" for address in kafka.bootstrap],
+            broker_credentials=_credentials(self.process.client),
+            broker_session_timeout=worker.session_seconds,
+            broker_heartbeat_interval=worker.session_seconds / 5,
+            broker_request_timeout=max(90.0, 2 * worker.session_seconds),
+            broker_max_poll_interval=600.0,
+            broker_max_poll_records=BUFFER,
+            consumer_group_instance_id=f"{self.process.instance}-{self.name}" if self.process.instance else None,
+            consumer_auto_offset_reset="earliest",
+            consumer_max_fetch_size=kafka.message_bytes,
+            store="memory://",
+            datadir=tempfile.gettempdir(),
+            stream_wait_empty=False,
+            stream_buffer_maxsize=BUFFER,
+            topic_disable_leader=True,
+            topic_allow_declare=False,
+            web_enabled=False,
+            web_tables_enabled=False,
+            web_router_enabled=False,
+            worker_redirect_stdouts=False,
+            autodiscover=False,
+        )
+        app.in_worker = True
+        topic = app.topic(self.reads, value_serializer="raw", acks=False)
+        app.agent(topic, name=f"{self.group}.agent")(self._consume)
+        app.on_partitions_assigned.connect(self._on_assigned, weak=False)  # type: ignore[arg-type]
+        app.on_partitions_revoked.connect(self._on_revoked, weak=False)  # type: ignore[arg-type]
+        return app
+
+    async def start(self) -> None:
+        """See ``Service``."""
+        self.app.finalize()
+        await self.app.maybe_start()
+
+    async def stop(self) -> None:
+        """See ``Service``."""
+        self._stopping = True
+        for partition in list(self.parts):
+            await self._release(partition)
+
+    async def leave(self) -> None:
+        """See ``Service``."""
+        await self.app.stop()
+
+    def ready(self) -> dict[str, str]:
+        """See ``Service``."""
+        return {f"{self.reads}/{each}": "its state is being read" for each in sorted(self._assigned) if each not in self.parts}
+
+    async def _consume(self, stream: Any) -> None:
+        async for event in stream.events():
+            message = event.message
+            try:
+                await self._take(message.partition, message.offset, message.value)
+                # The queue gives without waiting while it is full; the sender and the checkpoints want their turn.
+                await asyncio.sleep(0)
+            except asyncio.CancelledError:
+                raise
+            except BaseException as error:
+                self.process.fail(error)
+                await asyncio.Event().wait()
+
+    async def _take(self, partition: int, offset: int, data: bytes) -> None:
+        part = await self._part(partition)
+        if part is None:
+            return
+        async with part.lock:
+            if part.closed or offset < part.stage.applied:
+                return
+            if offset > part.stage.applied:
+                if part.sought != part.stage.applied:
+                    part.sought = part.stage.applied
+                    await self.app.consumer.seek(TP(self.reads, partition), part.stage.applied)
+                return
+            if offset in part.keeper.skips:
+                part.stage.applied = offset + 1
+                log.warning(f"{self.reads} {partition}: the block at {offset} is skipped, as was asked")
+                return
+            self._send(await self._folded(part, partition, offset, data))
+            part.taken_bytes += len(data)
+        await self.process.out.room()
+        self._maybe_save(part, partition)
+
+    async def _folded(self, part: Part, partition: int, offset: int, data: bytes) -> Taken:
+        """What came of a message. A fault that the core does not know ends the process; the third at one offset for good."""
+        try:
+            return part.stage.take(data, offset)
+        except WireError as error:
+            raise Halt(REFUSED, f"{self.reads} {partition} at {offset}: {error}. {self._skip(partition, offset)}") from error
+        except Exception as error:
+            crashes = await part.keeper.crashed(offset)
+            if crashes < CRASHES:
+                log.exception(f"{self.reads} {partition}: crash {crashes} at the block at {offset}")
+                raise Halt(AGAIN, f"{self.reads} {partition}: the block at {offset} made the core raise {error!r}") from error
+            sentence = f"{self.reads} {partition}: the block at {offset} has made the core raise {crashes} times: {error!r}"
+            raise Halt(REFUSED, f"{sentence}. {self._skip(partition, offset)}") from error
+
+    def _skip(self, partition: int, offset: int) -> str:
+        return f"Nothing is lost; to put this block aside and go on: tocsin skip {self.name} {partition} {offset}"
+
+    def _send(self, taken: Taken) -> None:
+        for out in taken.outs:
+            self._put(out)
+        for alert in taken.alerts:
+            self._alert(alert)
+        if self.name == ActorStage.name:
+            self._flush_soon()
+
+    def _put(self, out: Out) -> None:
+        self.process.out.put(Letter(self.writes[out.topic], out.partition, out.key, out.value, SCHEMAS[out.topic]))
+
+    def _alert(self, alert: Alert) -> None:
+        value = ocsf.encode(alert, self.process.version)
+        self.process.out.put(Letter(self.process.topics.alerts, None, alert.uid.encode(), value, SCHEMAS["alerts"]))
+
+    def _flush_soon(self) -> None:
+        """Empty the router: at once if it has not been for a while, else when the linger is over, so that rows leave together."""
+        if not len(self.shared.router) or self._flush_due is not None:
+            return
+        loop = asyncio.get_running_loop()
+        wait = self._flushed + self.config.worker.linger_ms / 1000 - loop.time()
+        if wait <= 0 or self.shared.router.full:
+            self._flush()
+        else:
+            self._flush_due = loop.call_later(wait, self._flush)
+
+    def _flush(self) -> None:
+        if self._flush_due is not None:
+            self._flush_due.cancel()
+            self._flush_due = None
+        self._flushed = asyncio.get_running_loop().time()
+        for out in self.shared.flush():
+            self._put(out)
+
+    async def _part(self, partition: int) -> Part | None:
+        """The partition, opened; None where it was taken from us meanwhile."""
+        part = self.parts.get(partition)
+        if part is not None:
+            return part
+        async with self._opening.setdefault(partition, asyncio.Lock()):
+            if partition not in self.parts and partition in self._assigned and not self._stopping:
+                self.parts[partition] = await self._opened(partition)
+        return self.parts.get(partition)
+
+    async def _opened(self, partition: int) -> Part:
+        began = time.monotonic()
+        many = self.partitions
+        stage = STAGES[self.name](self.config, partition, many, self.shared)
+        keeper = Keeper(self.process.client, self.process.topics.state(self.name), self.group, stage, self._meaning)
+        try:
+            records = await keeper.open()
+            await self._still_there(partition, stage.applied)
+        except Refused as error:
+            raise Halt(REFUSED, str(error)) from error
+        seconds = time.monotonic() - began
+        log.info(f"{self.reads} {partition}: open at {stage.applied} after {seconds:.2f} s, {records} records of state")
+        return Part(stage, keeper)
+
+    async def _still_there(self, partition: int, applied: int) -> None:
+        """Raises Refused where the log does not reach back to where the state ends."""
+        consumer = AIOKafkaConsumer(enable_auto_commit=False, **self.process.client)
+        await consumer.start()
+        try:
+            place = TopicPartition(self.reads, partition)
+            first = (await consumer.beginning_offsets([place]))[place]
+            last = (await consumer.end_offsets([place]))[place]
+        finally:
+            await consumer.stop()
+        if first > applied:
+            raise Refused(
+                f"{self.reads} {partition} begins at {first}, but the checkpoint ends at {applied}: what lay between is gone, because"
+                " the topic keeps its messages for less time than the worker stood still. Raise kafka.retention_hours, and begin anew"
+                " under another prefix"
+            )
+        if last < applied:
+            raise Refused(
+                f"{self.reads} {partition} ends at {last}, but the checkpoint was taken at {applied}: the topic was made anew. Begin"
+                " under another prefix, or restore the topic"
+            )
+
+    async def _on_assigned(self, _: Any, assigned: Any, **__: Any) -> None:
+        self._assigned = {each.partition for each in assigned if each.topic == self.reads}
+        for partition in sorted(self._assigned):
+            asyncio.ensure_future(self._open_early(partition)).add_done_callback(_done)
+
+    async def _open_early(self, partition: int) -> None:
+        try:
+            await self._part(partition)
+        except BaseException as error:
+            self.process.fail(error)
+
+    async def _on_revoked(self, _: Any, revoked: Any, **__: Any) -> None:
+        gone = {each.partition for each in revoked if each.topic == self.reads}
+        self._assigned -= gone
+        for partition in sorted(gone):
+            try:
+                await self._release(partition)
+            except BaseException as error:
+                self.process.fail(error)
+
+    async def _release(self, partition: int) -> None:
+        """Keep what is not kept yet, and let go."""
+        part = self.parts.get(partition)
+        if part is None:
+            return
+        async with part.lock:
+            part.closed = True
+        if part.saving is not None:
+            await part.saving
+        if part.stage.applied != part.keeper.saved:
+            await self._save(part, partition)
+        del self.parts[partition]
+        await part.keeper.close()
+        log.info(f"{self.reads} {partition}: let go at {part.keeper.saved}")
+
+    def _maybe_save(self, part: Part, partition: int) -> None:
+        worker = self.config.worker
+        if part.saving is not None and not part.saving.done():
+            return
+        due = time.monotonic() - part.saved_at >= worker.checkpoint_seconds or part.taken_bytes >= worker.checkpoint_megabytes * 1e6
+        if due and not part.closed and part.stage.quick():
+            part.saving = asyncio.create_task(self._saved(part, partition))
+
+    async def _saved(self, part: Part, partition: int) -> None:
+        try:
+            await self._save(part, partition)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self.process.fail(error)
+
+    async def _save(self, part: Part, partition: int) -> None:
+        """Take a checkpoint. What is on its way arrives before it counts as done."""
+        began = time.perf_counter()
+        # In one step, without giving way: the rows that wait in the router, and the state that has made them.
+        self._flush()
+        snapshot = part.keeper.snapshot()
+        stall = time.perf_counter() - began
+        part.saved_at, part.taken_bytes = time.monotonic(), 0
+        await self.process.out.settle()
+        wrote = await part.keeper.save(snapshot, TopicPartition(self.reads, partition))
+        seconds = time.perf_counter() - began
+        log.info(
+            f"{self.reads} {partition}: checkpoint at {snapshot.head.applied}",
+            extra={"bytes": wrote, "seconds": round(seconds, 3), "stall": round(stall, 4)},
+        )
+
+
+def _done(task: asyncio.Future[None]) -> None:
+    if not task.cancelled():
+        task.exception()
+
+
+def _credentials(client: dict[str, Any]) -> Any:
+    """The connection's secrets as Faust wants them."""
+    context = client.get("ssl_context")
+    if "sasl_mechanism" in client:
+        return faust.SASLCredentials(
+            username=client["sasl_plain_username"],
+            password=client["sasl_plain_password"],
+            mechanism=client["sasl_mechanism"],
+            ssl_context=context,
+        )
+    return None if context is None else faust.SSLCredentials(context)
