@@ -2,6 +2,8 @@
 
 Names and passwords come from files or from the environment (``TOCSIN_KAFKA_USERNAME``, ``_PASSWORD``, ``_CA``, ``_CERT``, ``_KEY``,
 ``_KEY_PASSWORD``: the value itself, certificates as PEM text), never from the configuration. The environment goes before the file.
+
+Every command reads this module for the settings and few ever meet a broker, so what costs time to import is imported where it is used.
 """
 
 from __future__ import annotations
@@ -17,9 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-from cryptography import x509
 
-from connectors.reach import Refused, reach
 from connectors.sources import available
 from connectors.sources.table import MappingError, read_mapping
 from connectors.topics import Topics
@@ -207,6 +207,8 @@ def _origin(name: str, file: str) -> str:
 
 def _valid_today(certificate: str, origin: str) -> None:
     """A broker refuses an expired certificate without saying why; we know before we ask. Raises KafkaError."""
+    from cryptography import x509
+
     try:
         read = x509.load_pem_x509_certificate(certificate.encode())
     except ValueError:
@@ -250,6 +252,8 @@ async def connected(settings: Kafka, say: Callable[[str], object] | None = None)
 
 
 async def _reached(addresses: list[tuple[str, int]], given: dict[str, Any], settings: Kafka) -> str | None:
+    from connectors.reach import Refused, reach
+
     try:
         # Ten seconds for one answer: a broker in a long pause of its collector still counts as there.
         return await reach(addresses, given, min(10.0, settings.connect_seconds))

@@ -13,6 +13,11 @@ HOUR_MS = 3_600_000
 STAGES = ("actor", "object", "fuse", "budget")
 
 
+#: A partition of state is read whole when it is opened, and its newest segment is never compacted: 128 MB are read in about a second,
+#: the default of 1 GB would be most of the time that opening takes.
+_STATE = {"segment.bytes": str(128 << 20), "min.cleanable.dirty.ratio": "0.2"}
+
+
 class Topics:
     """The names of our topics, all beginning with ``<prefix>.``.
 
@@ -53,17 +58,19 @@ class Topics:
 
 
 class Topic(NamedTuple):
-    """How a topic must be. ``exact``: settings with this very value; ``at_least``: those that may be larger (-1 = no limit)."""
+    """How a topic must be. ``exact``: settings with this very value; ``at_least``: those that may be larger (-1 = no limit);
+    ``advised``: those it is made with and may depart from, as they cost or save time only."""
 
     name: str
     partitions: int
     replication: int
     exact: dict[str, str]
     at_least: dict[str, int]
+    advised: dict[str, str]
 
     def settings(self) -> dict[str, str]:
         """The settings it is created with."""
-        return self.exact | {key: str(value) for key, value in self.at_least.items()}
+        return self.exact | self.advised | {key: str(value) for key, value in self.at_least.items()}
 
 
 def planned(kafka: Kafka) -> list[Topic]:
@@ -74,7 +81,14 @@ def planned(kafka: Kafka) -> list[Topic]:
     made = []
     for name in names.all():
         partitions = 1 if name in single else kafka.partitions
-        exact = _compacted(name, names) if name in compacted else _deleted()
+        exact = {
+            "cleanup.policy": "compact" if name in compacted else "delete",
+            # A leader that lacks acknowledged blocks would take them from everybody.
+            "unclean.leader.election.enable": "false",
+            # Time counts from the arrival. By the producer's clock, blocks of one that is behind would be deleted at once, and those of
+            # one that is an hour ahead refused.
+            "message.timestamp.type": "LogAppendTime",
+        }
         at_least = {"max.message.bytes": kafka.message_bytes, "min.insync.replicas": kafka.in_sync()}
         if name == names.bindings:
             # Ingest resolves again what it resolved before a crash: what held at a position must still be readable from there on.
@@ -82,7 +96,8 @@ def planned(kafka: Kafka) -> list[Topic]:
         if name not in compacted:
             at_least["retention.ms"] = _retention_ms(kafka, name, names)
             at_least["retention.bytes"] = -1
-        made.append(Topic(name, partitions, kafka.replication, exact, at_least))
+        advised = _STATE if name.startswith(names.state("")) else {}
+        made.append(Topic(name, partitions, kafka.replication, exact, at_least, advised))
     return made
 
 
@@ -90,22 +105,3 @@ def _retention_ms(kafka: Kafka, name: str, names: Topics) -> int:
     if name in (names.alerts, names.decisions):
         return round(kafka.alerts_retention_hours * HOUR_MS)
     return round(kafka.retention_hours * HOUR_MS)
-
-
-def _deleted() -> dict[str, str]:
-    return {
-        "cleanup.policy": "delete",
-        # Retention counts from the arrival: a producer whose clock is behind must not have its blocks deleted at once.
-        "message.timestamp.type": "LogAppendTime",
-        # A leader that lacks acknowledged blocks would take them from everybody.
-        "unclean.leader.election.enable": "false",
-    }
-
-
-def _compacted(name: str, names: Topics) -> dict[str, str]:
-    settings = {"cleanup.policy": "compact", "unclean.leader.election.enable": "false"}
-    if name not in (names.bindings, names.control):
-        # A partition is read whole when it is opened, and the newest segment is never compacted: 128 MB are read in about a second,
-        # the default of 1 GB would be most of the time that opening takes.
-        settings |= {"segment.bytes": str(128 << 20), "min.cleanable.dirty.ratio": "0.2"}
-    return settings
