@@ -64,7 +64,7 @@ async def _admin(settings: Kafka) -> AsyncIterator[AIOKafkaAdminClient]:
         await admin.start()
         yield admin
     except (errors.KafkaError, TimeoutError) as error:
-        raise KafkaError(f"kafka.bootstrap: {', '.join(settings.bootstrap)}: {type(error).__name__}: {error}") from None
+        raise KafkaError(f"kafka.bootstrap: {', '.join(settings.bootstrap)}: {str(error) or type(error).__name__}") from None
     finally:
         await admin.close()
 
@@ -79,7 +79,7 @@ async def places(settings: Kafka, topics: Sequence[str]) -> dict[str, Placed]:
     except (NotImplementedError, errors.IncompatibleBrokerVersion):
         raise KafkaError(f"{where}: too old a broker; Apache Kafka 3.1 or newer tells the UUIDs of its topics") from None
     except (errors.KafkaError, TimeoutError) as error:
-        raise KafkaError(f"{where}: {type(error).__name__}: {error}") from None
+        raise KafkaError(f"{where}: {str(error) or type(error).__name__}") from None
     finally:
         await asking.close()
     found, failed = placed(answer)

@@ -230,6 +230,8 @@ async def connected(settings: Kafka, say: Callable[[str], object] | None = None)
     ``say`` is called with one line for every round that failed. Raises KafkaError when ``connect_seconds`` are over, and at once
     where waiting does not help: wrong credentials, a certificate that is refused, TLS on one side only.
     """
+    from connectors.reach import reach
+
     given = client(settings)
     addresses = [found for found in map(_address, given.pop("bootstrap_servers")) if found is not None]
     loop = asyncio.get_running_loop()
@@ -237,25 +239,18 @@ async def connected(settings: Kafka, say: Callable[[str], object] | None = None)
     wait, attempt = 0.5, 0
     while True:
         attempt += 1
-        why = await _reached(addresses, given, settings)
-        if why is None:
+        # Ten seconds for one answer: a broker in a long pause of its collector still counts as there.
+        away = await reach(addresses, given, max(1.0, min(10.0, deadline - loop.time())))
+        if away is None:
             return
+        if away.final:
+            raise KafkaError(away.why)
         left = deadline - loop.time()
         if left <= 0:
-            raise KafkaError(f"{why}; gave up after {settings.connect_seconds:g} seconds (kafka.connect_seconds)")
+            raise KafkaError(f"{away.why}; gave up after {settings.connect_seconds:g} seconds (kafka.connect_seconds)")
         wait = min(wait, left)
         if say is not None:
-            say(f"attempt {attempt}: {why}; again in {wait:.1f} s, for {left:.0f} s more")
+            say(f"attempt {attempt}: {away.why}; again in {wait:.1f} s, for {left:.0f} s more")
         await asyncio.sleep(wait)
         # Five seconds between attempts are soon enough for people and seldom enough for a log.
         wait = min(wait * 2, 5.0)
-
-
-async def _reached(addresses: list[tuple[str, int]], given: dict[str, Any], settings: Kafka) -> str | None:
-    from connectors.reach import Refused, reach
-
-    try:
-        # Ten seconds for one answer: a broker in a long pause of its collector still counts as there.
-        return await reach(addresses, given, min(10.0, settings.connect_seconds))
-    except Refused as error:
-        raise KafkaError(str(error)) from None

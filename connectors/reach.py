@@ -6,15 +6,18 @@ import asyncio
 import socket
 import ssl
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiokafka import errors
 from aiokafka.conn import AIOKafkaConnection
 from aiokafka.protocol.metadata import MetadataRequest
 
 
-class Refused(ValueError):
-    """Waiting does not help: one sentence that names the address and the setting to change."""
+class Away(NamedTuple):
+    """Why an address cannot be used: a sentence that names it and the setting to change; ``final``: whether waiting is useless."""
+
+    why: str
+    final: bool
 
 
 #: X509_V_ERR codes of OpenSSL: not yet valid, expired; another host name, another address.
@@ -23,66 +26,67 @@ _NOT_YET, _EXPIRED, _OTHER_NAME = 9, 10, (62, 64)
 #: First two bytes of a TLS alert; read as the length of a Kafka answer they are its upper half.
 _TLS_ALERT = 0x1503
 
+#: Kafka's own limit of what goes over the wire at once; a longer "answer" is text of another protocol read as a length.
+_LARGEST = 100 << 20
+
 #: Longest wait for a socket to close: a turn of the loop, but under TLS an exchange with a broker that may be busy.
 _CLOSE_SECONDS = 2.0
 
 
-async def reach(addresses: list[tuple[str, int]], given: dict[str, Any], seconds: float) -> str | None:
+async def reach(addresses: list[tuple[str, int]], given: dict[str, Any], seconds: float) -> Away | None:
     """None if one of the addresses (host, port) answers and what it advertises answers too, else why not.
 
-    ``given``: keyword arguments of an aiokafka client without its addresses. ``seconds``: limit for each answer. Raises Refused.
+    ``given``: keyword arguments of an aiokafka client without its addresses. ``seconds``: limit for each answer.
     """
-    reasons = []
+    away: list[Away] = []
     for host, port in addresses:
         found = await _brokers(host, port, given, seconds)
-        if isinstance(found, str):
-            reasons.append(found)
-            continue
-        away = [why for each in found if isinstance(why := await _brokers(*each, given, seconds), str)]
-        if found and len(away) < len(found):
+        why = found if isinstance(found, Away) else await _advertised((host, port), found, given, seconds)
+        if why is None:
             return None
-        reasons.append(
-            f"{host}:{port} answers, but not the address it tells clients to use (advertised.listeners): {away[0]}"
-            if away
-            else f"{host}:{port} answers, but knows of no broker yet"
-        )
-    return "; ".join(reasons)
+        away.append(why)
+    return Away("; ".join(each.why for each in away), any(each.final for each in away))
 
 
-async def _brokers(host: str, port: int, given: dict[str, Any], seconds: float) -> list[tuple[str, int]] | str:
-    """The addresses of the brokers that this one knows, or why it does not answer. Raises Refused."""
+async def _advertised(asked: tuple[str, int], brokers: list[tuple[str, int]], given: dict[str, Any], seconds: float) -> Away | None:
+    """None if one of the addresses that this broker tells clients to use answers, else why the first does not."""
+    host, port = asked
+    if asked in brokers:
+        return None
+    first: Away | None = None
+    for each in brokers:
+        found = await _brokers(*each, given, seconds)
+        if not isinstance(found, Away):
+            return None
+        first = first or found
+    if first is None:
+        return Away(f"kafka.bootstrap: {host}:{port}: answers, but knows of no broker yet", False)
+    return Away(f"{host}:{port} answers, but not the address it tells clients to use (advertised.listeners): {first.why}", first.final)
+
+
+async def _brokers(host: str, port: int, given: dict[str, Any], seconds: float) -> list[tuple[str, int]] | Away:
+    """The addresses of the brokers that this one knows, or why it does not answer."""
     connection = AIOKafkaConnection(host, port, request_timeout_ms=round(seconds * 1000), **given)
+    wait = _CLOSE_SECONDS
     try:
         await connection.connect()
-    except (OSError, errors.KafkaError) as error:
-        # Without a socket there is nothing to close, and nothing that would ever say that it closed.
-        await _closed(connection, 0.0 if isinstance(error, OSError) else _CLOSE_SECONDS)
-        return _said(host, port, error, given)
-    try:
         answer = await connection.send(MetadataRequest([]))
-    except (OSError, errors.KafkaError) as error:
-        return _said(host, port, error, given)
+        return [(broker[1], broker[2]) for broker in answer.brokers]
+    except Exception as error:
+        # Everything: whoever listens there may answer anything, and the library stumbles over it where it happens to.
+        if isinstance(error, OSError):
+            # There never was a socket, nor will anything ever say that it closed.
+            wait = 0.0
+        why, final = explained(error, given)
+        return Away(f"kafka.bootstrap: {host}:{port}: {why}", final)
     finally:
-        await _closed(connection, _CLOSE_SECONDS)
-    return [(broker[1], broker[2]) for broker in answer.brokers]
-
-
-async def _closed(connection: AIOKafkaConnection, seconds: float) -> None:
-    await asyncio.wait([connection.close()], timeout=seconds)
-
-
-def _said(host: str, port: int, error: BaseException, given: dict[str, Any]) -> str:
-    why, final = explained(error, given)
-    sentence = f"kafka.bootstrap: {host}:{port}: {why}"
-    if final:
-        raise Refused(sentence) from None
-    return sentence
+        await asyncio.wait([connection.close()], timeout=wait)
 
 
 def explained(error: BaseException, given: dict[str, Any]) -> tuple[str, bool]:
     """(what is wrong, whether waiting is useless) for what aiokafka raised when it was to connect with ``given``."""
     cause = error.__cause__ if isinstance(error, errors.KafkaConnectionError) and error.__cause__ is not None else error
-    if isinstance(cause, ssl.SSLError):
+    if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
         return _tls(cause)
     if isinstance(cause, errors.SaslAuthenticationFailed):
         return f"refuses the username or the password ({given['sasl_mechanism']}); see kafka.username_file, kafka.password_file", True
@@ -90,9 +94,13 @@ def explained(error: BaseException, given: dict[str, Any]) -> tuple[str, bool]:
         return f"does not offer {given['sasl_mechanism']}; see kafka.sasl_mechanism", True
     if isinstance(cause, errors.IllegalSaslStateError):
         return "asks for no username; set kafka.security to plaintext or ssl, or take its SASL listener's port", True
-    if isinstance(cause, asyncio.IncompleteReadError) and cause.expected is not None and cause.expected >> 16 == _TLS_ALERT:
-        return "speaks TLS; set kafka.security to ssl or sasl_ssl", True
-    return _unreachable(cause, given), False
+    if isinstance(cause, asyncio.IncompleteReadError) and (length := cause.expected or 0) > _LARGEST:
+        if length >> 16 == _TLS_ALERT:
+            return "speaks TLS; set kafka.security to ssl or sasl_ssl", True
+        return "does not speak Kafka's protocol; is it the broker's port?", True
+    if isinstance(cause, OSError | EOFError | errors.KafkaError):
+        return _unreachable(cause, given), False
+    return f"does not speak Kafka's protocol ({type(cause).__name__}); is it the broker's port?", True
 
 
 def _unreachable(cause: BaseException, given: dict[str, Any]) -> str:
@@ -103,7 +111,7 @@ def _unreachable(cause: BaseException, given: dict[str, Any]) -> str:
         return "no such host name"
     if isinstance(cause, TimeoutError | asyncio.TimeoutError | errors.RequestTimedOutError):
         return "no answer in time"
-    if isinstance(cause, ConnectionResetError) and protocol.endswith("SSL"):
+    if isinstance(cause, ConnectionResetError | ssl.SSLError) and protocol.endswith("SSL"):
         return "breaks off the TLS handshake; a listener without TLS does that (see kafka.security)"
     if isinstance(cause, ConnectionError | EOFError):
         hint = "" if protocol.startswith("SASL") else "; a listener that wants a username does that (see kafka.security)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 from connectors.cluster import Mismatch, alter, create, mismatches
@@ -18,6 +19,8 @@ def run_topics(kafka: Kafka, *, check: bool, fix: bool, raw: bool, say: Say, com
 
     ``check``: only look. ``fix``: alter settings that differ. ``raw``: make the raw topics that are missing, too.
     """
+    # What the library would write past us to the terminal is said in our own sentences.
+    logging.getLogger("aiokafka").addHandler(logging.NullHandler())
     return asyncio.run(_run(kafka, check=check, fix=fix, raw=raw, say=say, complain=complain))
 
 

@@ -1,4 +1,4 @@
-"""Certificates for tests: an authority, what it signed, what a stranger signed, what has expired. All for 127.0.0.1."""
+"""Certificates for tests: an authority, what it signed, what a stranger signed, what has expired."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Authority:
             decipher_only=False,
         )
         signed = (
-            self._builder(self._name, self._key, timedelta(days=1))
+            self._builder(self._name, self._key, -2, 1)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .add_extension(usage, critical=True)
             .add_extension(identifier, critical=False)
@@ -46,14 +46,14 @@ class Authority:
         self.ca = folder / f"{name}.ca.pem"
         self.ca.write_bytes(signed.public_bytes(_PEM))
 
-    def issue(self, name: str, *, expired: bool = False) -> Path:
-        """A certificate for ``name`` at 127.0.0.1 and localhost, valid a day from now, or until an hour ago. Returns the ``.pem``."""
+    def issue(self, name: str, *, days: tuple[float, float] = (-2, 1), address: str = "127.0.0.1") -> Path:
+        """A certificate for ``name`` at an address, valid from and to so many days from now. Returns the ``.pem``."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        places = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(IPv4Address("127.0.0.1"))])
+        places = x509.SubjectAlternativeName([x509.IPAddress(IPv4Address(address))])
         authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
         signed = (
-            self._builder(subject, key, timedelta(hours=-1) if expired else timedelta(days=1))
+            self._builder(subject, key, *days)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(places, critical=False)
             .add_extension(authority, critical=False)
@@ -67,7 +67,7 @@ class Authority:
             path.write_bytes(content)
         return self.folder / f"{name}.pem"
 
-    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, until: timedelta) -> x509.CertificateBuilder:
+    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, since: float, until: float) -> x509.CertificateBuilder:
         now = datetime.now(UTC)
         return (
             x509.CertificateBuilder()
@@ -75,6 +75,6 @@ class Authority:
             .issuer_name(self._name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(days=2))
-            .not_valid_after(now + until)
+            .not_valid_before(now + timedelta(days=since))
+            .not_valid_after(now + timedelta(days=until))
         )

@@ -9,12 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from tests.broker import Broker, NoBroker, absent
+from tests.broker import Broker, NoBroker, Running, absent, any_broker, own_broker
 from tests.checkout import ROOT
 
 pytestmark = pytest.mark.kafka
@@ -22,11 +23,7 @@ pytestmark = pytest.mark.kafka
 
 @pytest.fixture(scope="module")
 def own() -> Iterator[Broker]:
-    try:
-        made = Broker()
-    except NoBroker as error:
-        absent(str(error))
-    with made:
+    with own_broker() as made:
         yield made
 
 
@@ -107,3 +104,20 @@ def test_without_a_broker_a_test_is_skipped_and_fails_in_ci(monkeypatch: pytest.
     monkeypatch.setenv("CI", "true")
     with pytest.raises(pytest.fail.Exception, match="no broker"):
         absent("no broker here")
+
+
+def test_a_broker_that_is_named_is_taken_and_left_running(own: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOCSIN_TEST_KAFKA", own.bootstrap)
+    named = any_broker()
+    assert isinstance(named, Running)
+    asyncio.run(_create(named.bootstrap, "named"))
+    named.close()
+    assert own.pid is not None
+
+
+def test_without_docker_java_and_jars_the_reason_names_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("TOCSIN_TEST_KAFKA", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(NoBroker, match=r"set TOCSIN_TEST_KAFKA, or have Docker, or Java and mvn \(java is not here\)"):
+        any_broker()

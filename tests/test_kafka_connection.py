@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
+import ssl
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -14,7 +17,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from connectors.kafka import Kafka, KafkaError, Raw, client, connected, problems
 from connectors.topics import STAGES, Topics, planned
-from tests.broker import PASSWORD, USERNAME, Broker, NoBroker, absent
+from tests.broker import PASSWORD, USERNAME, Broker, own_broker
 from tests.certificates import Authority
 
 
@@ -26,11 +29,7 @@ def _no_secrets_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def secure() -> Iterator[Broker]:
-    try:
-        made = Broker(secure=True)
-    except NoBroker as error:
-        absent(str(error))
-    with made:
+    with own_broker(secure=True) as made:
         yield made
 
 
@@ -113,7 +112,7 @@ def test_every_topic_is_planned_once_and_only_state_bindings_and_control_are_com
     assert list(plan) == names.all()
     compacted = {name for name, topic in plan.items() if topic.exact["cleanup.policy"] == "compact"}
     assert compacted == {names.bindings, names.control, *(names.state(stage) for stage in STAGES)}
-    alone = {names.bindings, names.control, names.budget, names.status, names.decisions, names.state("budget")}
+    alone = {names.bindings, names.control, names.budget, names.status, names.decisions, names.state("budget"), names.state("watch")}
     assert {name: topic.partitions for name, topic in plan.items()} == {name: 1 if name in alone else 7 for name in plan}
     assert {topic.at_least["min.insync.replicas"] for topic in plan.values()} == {2}
     assert all("retention.ms" not in topic.settings() for name, topic in plan.items() if name in compacted)
@@ -132,7 +131,7 @@ def test_secrets_come_from_files_or_the_environment_which_goes_first(tmp_path: P
 def test_a_secret_that_cannot_be_had_names_its_setting_and_never_another_secret(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     authority.issue("client")
-    authority.issue("old", expired=True)
+    authority.issue("old", days=(-1, -0.1))
     (tmp_path / "u").write_text("user")
     (tmp_path / "empty").write_text("\n")
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
@@ -152,6 +151,63 @@ def test_a_secret_that_cannot_be_had_names_its_setting_and_never_another_secret(
     for settings, expected in cases:
         with pytest.raises(KafkaError, match=expected):
             client(settings)
+
+
+# -- listeners that are no broker -------------------------------------------------------------------------------------------------
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+def _why_at(handler: Handler, context: ssl.SSLContext | None = None, **settings: Any) -> str:
+    """What is said about a server that handles connections so."""
+
+    async def ask() -> str:
+        server = await asyncio.start_server(handler, "127.0.0.1", 0, ssl=context)
+        port = server.sockets[0].getsockname()[1]
+        try:
+            await connected(Kafka(bootstrap=[f"127.0.0.1:{port}"], connect_seconds=1.0, **settings))
+        except KafkaError as error:
+            return str(error)
+        finally:
+            server.close()
+        return ""
+
+    return asyncio.run(ask())
+
+
+def _says(answer: bytes) -> Handler:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            await reader.read(1)
+            writer.write(answer)
+            writer.close()
+            await writer.wait_closed()
+
+    return handler
+
+
+@pytest.mark.parametrize(
+    "answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0-OpenSSH_9.9\r\n", b"\x00\x00\x00\x02\x00\x00", b"\xff\xff\xff\xff"]
+)
+def test_what_does_not_speak_kafka_is_named_as_such_whatever_it_says(answer: bytes) -> None:
+    assert "does not speak Kafka's protocol" in _why_at(_says(answer))
+
+
+@pytest.mark.parametrize(
+    ("days", "address", "expected"),
+    [
+        ((-2, -1), "127.0.0.1", "has expired"),
+        ((1 / 24, 1), "127.0.0.1", "is not valid yet"),
+        ((-1, 1), "127.0.0.2", "is for another name"),
+    ],
+)
+def test_certificates_of_another_time_or_place_are_told_apart(
+    tmp_path: Path, days: tuple[float, float], address: str, expected: str
+) -> None:
+    authority = Authority(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(authority.issue("server", days=days, address=address))
+    assert expected in _why_at(_says(b""), context, security="ssl", ca_file=str(authority.ca))
 
 
 # -- on a real broker -------------------------------------------------------------------------------------------------------------
@@ -294,12 +350,7 @@ def test_a_broker_that_stands_still_is_no_answer_in_time(secure: Broker) -> None
 
 @pytest.mark.kafka
 def test_an_advertised_address_that_is_wrong_is_named() -> None:
-    wrong = {"advertised.listeners": "PLAINTEXT://127.0.0.1:1"}
-    try:
-        made = Broker(properties=wrong)
-    except NoBroker as error:
-        absent(str(error))
-    with made:
+    with own_broker(properties={"advertised.listeners": "PLAINTEXT://127.0.0.1:1"}) as made:
         why = _why(Kafka(bootstrap=[made.bootstrap], connect_seconds=1.0))
     assert "advertised.listeners" in why
     assert "127.0.0.1:1: nobody listens there" in why

@@ -19,7 +19,7 @@ from connectors.kafka import Kafka, KafkaError, Raw
 from connectors.metadata import Placed
 from connectors.topics import Topics, planned
 from replay.cli import app
-from tests.broker import Broker, Running
+from tests.broker import PASSWORD, USERNAME, Broker, Running, own_broker
 
 HOUR = 3_600_000
 
@@ -229,6 +229,26 @@ def test_a_broker_that_is_gone_is_an_error_and_not_a_wrong_topic() -> None:
     for call in (mismatches, create):
         with pytest.raises(KafkaError, match=r"kafka\.bootstrap: 127\.0\.0\.1:1"):
             asyncio.run(call(Kafka(bootstrap=["127.0.0.1:1"])))
+
+
+@pytest.mark.kafka
+def test_a_user_who_may_not_look_or_make_is_told_which_topic_and_that_it_is_a_matter_of_rights(tmp_path: Path) -> None:
+    (tmp_path / "username").write_text(USERNAME)
+    (tmp_path / "password").write_text(PASSWORD)
+    rights = {"authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer", "super.users": "User:ANONYMOUS"}
+    with own_broker(secure=True, properties=rights) as strict:
+        everything = Kafka(bootstrap=[strict.bootstrap], prefix="strict")
+        asyncio.run(create(everything))
+        nobody = msgspec.structs.replace(
+            everything,
+            bootstrap=[strict.addresses["sasl_plaintext"]],
+            security="sasl_plaintext",
+            username_file=str(tmp_path / "username"),
+            password_file=str(tmp_path / "password"),
+        )
+        for call in (mismatches, create):
+            with pytest.raises(KafkaError, match=r"^strict\.[\w.-]+: TopicAuthorizationFailedError"):
+                asyncio.run(call(nobody))
 
 
 @pytest.mark.kafka
