@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 HOUR_MS = 3_600_000
 
 #: The stages that keep state, each in a compacted topic of its own.
-STAGES = ("actor", "object", "fuse", "budget")
+STAGES = ("actor", "object", "fuse", "budget", "watch")
 
 
 #: A partition of state is read whole when it is opened, and its newest segment is never compacted: 128 MB are read in about a second,
@@ -76,7 +76,7 @@ class Topic(NamedTuple):
 def planned(kafka: Kafka) -> list[Topic]:
     """Every topic of ours as the configuration wants it, in the order of ``Topics.all``."""
     names = Topics(kafka.prefix)
-    single = {names.bindings, names.control, names.budget, names.state("budget"), names.status, names.decisions}
+    single = {names.bindings, names.control, names.budget, names.state("budget"), names.state("watch"), names.status, names.decisions}
     compacted = {names.bindings, names.control, *(names.state(stage) for stage in STAGES)}
     made = []
     for name in names.all():

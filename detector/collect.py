@@ -22,12 +22,13 @@ from connectors.kafka import KafkaError
 from connectors.names import Names
 from connectors.sources import Source, available
 from connectors.sources.table import Table, read_mapping
+from connectors.status import Canary, Lag, Message, SourceStatus
 from connectors.wire import Tick, encode_tick, log_name
 from detector.agreed import Agreed, Damaged, Mark, Said, Sight, read_mark, read_said
 from detector.ingest import restart
 from detector.keeper import Fenced
-from detector.lane import Lane, decoded
-from detector.process import REFUSED, Halt, Process
+from detector.lane import Counted, Lane, Taken, decoded
+from detector.process import REFUSED, Beat, Halt, Process
 from detector.router import by_actor
 from detector.sender import Letter
 
@@ -117,6 +118,36 @@ class Collector(ConsumerRebalanceListener):  # type: ignore[misc]
     def ready(self) -> dict[str, str]:
         """See ``detector.process.Service``."""
         return {f"{tp.topic}/{tp.partition}": "not begun" for tp, lane in self.lanes.items() if not lane.begun}
+
+    def beat(self) -> Beat:
+        """See ``detector.process.Service``. Brings the metrics up to date as well."""
+        rows = 0
+        more: list[Message] = []
+        behind: dict[str, Lag] = {}
+        for tp, lane in self.lanes.items():
+            lane_lag = self._lag(tp, lane)
+            self.process.metrics.lag(tp.topic, tp.partition, lane_lag.records, lane_lag.seconds)
+            behind[tp.topic] = max(behind.get(tp.topic, lane_lag), lane_lag, key=lambda each: (each.seconds, each.records))
+            counted, lane.counted = lane.counted, Counted()
+            rows += counted.events
+            more.append(
+                SourceStatus(
+                    process=self.process.name,
+                    topic=tp.topic,
+                    source=lane.source_name,
+                    records=counted.records,
+                    rejects=counted.rejects,
+                    last_event=lane.last_event,
+                    last_arrival=lane.last_arrival,
+                )
+            )
+        return Beat([f"{tp.topic}/{tp.partition}" for tp in self.lanes], behind, rows, 0, more)
+
+    def _lag(self, tp: TopicPartition, lane: Lane) -> Lag:
+        end = self._consumer.highwater(tp) if lane.begun else None
+        records = max((end or 0) - lane.position, 0)
+        age = time.time() - lane.last_arrival / 1e6
+        return Lag(records=records, seconds=max(age, 0.0) if records and lane.last_arrival else 0.0)
 
     async def _guarded(self, work: Any) -> None:
         try:
@@ -261,6 +292,7 @@ class Collector(ConsumerRebalanceListener):  # type: ignore[misc]
             if lane is None or not messages:
                 continue
             taken = decoded(lane, messages, self.config.worker.ahead_minutes)
+            self._count(lane, taken)
             for letter in taken.letters:
                 self._put(self.topics.deadletter, None, encode(letter), "deadletter/1")
             for said in taken.said:
@@ -281,6 +313,16 @@ class Collector(ConsumerRebalanceListener):  # type: ignore[misc]
             self._put(self.topics.by_actor, partition, data, "by-actor/1")
             self._wrote[partition] = time.monotonic()
         self._last_put = time.monotonic()
+
+    def _count(self, lane: Lane, taken: Taken) -> None:
+        metrics, counted = self.process.metrics, lane.counted
+        metrics.events.labels(lane.source_name).inc(len(taken.block))
+        metrics.dead_letters.labels(lane.source_name).inc(len(taken.letters))
+        counted.events += len(taken.block)
+        counted.records += taken.good
+        for letter in taken.letters:
+            metrics.reject(lane.source_name, letter.reason)
+            counted.rejects[letter.reason] = counted.rejects.get(letter.reason, 0) + 1
 
     def _see(self, latest: int) -> None:
         if latest > self._clock:
@@ -304,6 +346,7 @@ class Collector(ConsumerRebalanceListener):  # type: ignore[misc]
                 for partition, wrote in enumerate(self._wrote):
                     if time.monotonic() - wrote >= every:
                         self._put(self.topics.by_actor, partition, encode_tick(self.names, tick), "by-actor/1")
+                        self.process.say(Canary(process=self.process.name, partition=partition, sent=wall))
                         self._wrote[partition] = time.monotonic()
 
     # Commits

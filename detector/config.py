@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from connectors import kafka
+from detector.blindspots import Watch
 from detector.policy import Respond, problems, spelled
 from models.signals import Signal, learners
 
@@ -106,6 +107,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     changes: list[Change]
     kafka: kafka.Kafka
     worker: WorkerSettings
+    watch: Watch
 
     def learners(self) -> dict[str, Signal]:
         """The signals by name, in the order of the configuration. Raises ConfigError."""
@@ -183,7 +185,7 @@ def _mistakes(config: Config) -> list[str]:
     mistakes += [mistake for place, change in enumerate(config.changes) for mistake in _wrong(change, place)]
     if len({pattern for pattern in config.identities.restricted if "*" not in pattern}) > config.limits.actors:
         mistakes.append("identities.restricted: names more identities than limits.actors keeps")
-    mistakes += _worker_mistakes(config.worker)
+    mistakes += _worker_mistakes(config.worker) + config.watch.problems()
     return mistakes + problems(config.respond) + kafka.problems(config.kafka)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,16 @@ class Taken(NamedTuple):
     said: list[Said]
     skipped: dict[str, int]
     arrived: int
+    good: int
+
+
+@dataclass
+class Counted:
+    """What a log has brought since the last heartbeat."""
+
+    events: int = 0
+    records: int = 0
+    rejects: dict[str, int] = field(default_factory=dict)
 
 
 class Lane:
@@ -36,6 +47,9 @@ class Lane:
         self.sight = sight
         self.begun = begun
         self.position = self.committed = self.hold = 0
+        self.counted = Counted()
+        #: Newest event time, and when the newest record arrived, microseconds; 0 = none yet.
+        self.last_event = self.last_arrival = 0
 
 
 def decoded(lane: Lane, messages: list[Any], ahead_minutes: float) -> Taken:
@@ -72,7 +86,10 @@ def decoded(lane: Lane, messages: list[Any], ahead_minutes: float) -> Taken:
         )
         for reject in rejects
     ]
-    return Taken(block, letters, said, whole.skipped, int(arrivals.min()))
+    lane.last_arrival = int(arrivals[-1])
+    if len(block):
+        lane.last_event = max(lane.last_event, int(block.time.max()))
+    return Taken(block, letters, said, whole.skipped, int(arrivals.min()), len(records) - len(letters))
 
 
 def _ahead(block: Block, arrivals: np.ndarray, minutes: float) -> dict[int, str]:

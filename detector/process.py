@@ -13,15 +13,20 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from aiokafka.errors import KafkaError as BrokerError
 
+from connectors.cluster import topic_ids
 from connectors.kafka import Kafka, client, connected
+from connectors.status import STATUS_VERSION, Heartbeat, Lag, Message, encode
 from connectors.topics import Topics
 from detector.config import Config
+from detector.health import Health
 from detector.keeper import Fenced
-from detector.sender import Sender, Undelivered
+from detector.metrics import Metrics
+from detector.sender import Letter, Sender, Undelivered
+from detector.watch import allowed
 
 log = logging.getLogger("tocsin")
 
@@ -39,6 +44,17 @@ class Halt(Exception):
     def __init__(self, code: int, sentence: str) -> None:
         super().__init__(sentence)
         self.code = code
+
+
+class Beat(NamedTuple):
+    """A service at a heartbeat. ``partitions``: those it has open, "topic/number". ``lag``: by topic. ``rows`` handled and ``repeats``
+    dropped since the last; ``more``: further records for the status topic."""
+
+    partitions: list[str]
+    lag: dict[str, Lag]
+    rows: int
+    repeats: int
+    more: list[Message]
 
 
 class Service(Protocol):
@@ -63,11 +79,17 @@ class Service(Protocol):
         """What is not ready yet, and why; empty where all is."""
         ...
 
+    def beat(self) -> Beat:
+        """What it says of itself at a heartbeat."""
+        ...
+
 
 class Process:
     """Runs services over one connection to the broker until a signal or a fault ends it."""
 
-    def __init__(self, config: Config, version: str, instance: str = "") -> None:
+    def __init__(self, config: Config, version: str, instance: str = "", listen: str = "", stages: tuple[str, ...] = ()) -> None:
+        """``instance``: a name that stays over restarts. ``listen``: where the health page is, "" = nowhere. ``stages``: what it
+        runs."""
         self.config = config
         self.version = version
         self.kafka: Kafka = config.kafka
@@ -75,9 +97,13 @@ class Process:
         #: Stable over restarts, so that the broker knows it again; "" = a new member each time.
         self.instance = instance
         self.name = instance or f"{socket.gethostname()}-{os.getpid()}"
-        self.began = time.time()
+        self.stages = stages
+        self.began = time.time_ns() // 1000
+        self.metrics = Metrics(version, stages)
+        self.health = Health(self.metrics, self._missing, listen) if listen else None
         self.client: dict[str, Any] = {}
         self.services: list[Service] = []
+        self._serving = False
         self._end: asyncio.Future[Halt | None] | None = None
         self.sender: Sender | None = None
 
@@ -90,7 +116,7 @@ class Process:
 
     async def uuids(self, topics: list[str]) -> dict[str, str]:
         """The ids of topics: one that was made anew has another, although it is called the same."""
-        return dict.fromkeys(topics, "")
+        return await topic_ids(self.kafka, topics)
 
     def fail(self, error: BaseException) -> None:
         """End the process because of ``error``. The first reason counts. Nothing is written after this."""
@@ -99,6 +125,50 @@ class Process:
             log.error(str(halt), extra={"exit": halt.code}, exc_info=error if halt.code == AGAIN and _is_fault(error) else None)
             self._end.set_result(halt)
 
+    def say(self, message: Message) -> None:
+        """Write a record to the status topic."""
+        self.out.put(Letter(self.topics.status, 0, None, encode(message), f"status/{STATUS_VERSION}"))
+
+    def _missing(self) -> dict[str, str]:
+        if not self._serving:
+            return {"process": "it is connecting to the broker"}
+        return {name: why for service in self.services for name, why in service.ready().items()}
+
+    async def _pulse(self) -> None:
+        """Say every few seconds that we are there, and how far we are."""
+        every = self.config.watch.heartbeat_seconds
+        while True:
+            self._beat(every)
+            await asyncio.sleep(every)
+
+    def _beat(self, every: float, *, stopping: bool = False) -> None:
+        partitions: list[str] = []
+        lag: dict[str, Lag] = {}
+        rates: dict[str, float] = {}
+        repeats = 0
+        for service in self.services:
+            beat = service.beat()
+            partitions += beat.partitions
+            lag |= beat.lag
+            rates[service.name] = round(beat.rows / every, 1)
+            repeats += beat.repeats
+            for message in beat.more:
+                self.say(message)
+        heartbeat = Heartbeat(
+            process=self.name,
+            stage="+".join(self.stages),
+            host=socket.gethostname(),
+            time=time.time_ns() // 1000,
+            started=self.began,
+            stopping=stopping,
+            partitions=sorted(partitions),
+            lag=lag,
+            rates=rates,
+            repeats=repeats,
+            allowed=allowed(self.config),
+        )
+        self.say(heartbeat)
+
     async def run(self, make: Callable[[Process], list[Service]]) -> int:
         """Start the services that ``make`` gives, wait for the end. Returns the exit code."""
         loop = asyncio.get_running_loop()
@@ -106,7 +176,9 @@ class Process:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._asked)
         try:
-            await connected(self.kafka, lambda line: log.warning(line))
+            if self.health is not None:
+                await self.health.start()
+            await connected(self.kafka, log.warning)
             async with self._sending():
                 self.services = make(self)
                 return await self._serve()
@@ -149,7 +221,10 @@ class Process:
                     task.cancel()
                     break
                 task.result()
+            self._serving = True
+            pulse = asyncio.create_task(self._guarded_pulse())
             halt = await end
+            pulse.cancel()
         except (Halt, BrokerError, OSError, ValueError) as error:
             halt = _halt(error)
             log.error(str(halt), extra={"exit": halt.code})
@@ -166,10 +241,18 @@ class Process:
         log.info("drained")
         return OK
 
+    async def _guarded_pulse(self) -> None:
+        try:
+            await self._pulse()
+        except Exception as error:
+            self.fail(error)
+
     async def _drain(self, started: list[Service]) -> None:
         # In the order of the way: what a stage sends while it drains, the next may still take.
         for service in started:
             await service.stop()
+        self._beat(self.config.watch.heartbeat_seconds, stopping=True)
+        await self.out.settle()
 
 
 def _is_fault(error: BaseException) -> bool:

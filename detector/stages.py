@@ -13,26 +13,23 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 import numpy as np
 
-from connectors import ocsf
 from connectors.alert import Alert
 from connectors.event import Block
 from connectors.names import Names, stable_hash
 from connectors.wire import Packet, Tick, WireError, decode
 from detector.config import Config
 from detector.evidence import Item, items_of
-from detector.fuse import Fuse, Fusion, Role
+from detector.fuse import Fuse, Fusion
 from detector.ingest import restart
+from detector.messages import VERSION, Judged, Message, Share, read_message
 from detector.notices import Notices
 from detector.partitions import add_up
 from detector.router import Router, side_of
 from detector.score import ActorVisit, ObjectVisit, load, others
 from models import counts
-from models.budget import Budget, reckon
 from models.profiles import Table
 from models.signals import Line
 
-#: Version of the evidence records and of the stages' own state. A reader refuses a newer one.
-VERSION = 1
 LINES: tuple[Line, ...] = ("main", "slow")
 
 
@@ -73,43 +70,6 @@ class Shared:
         return [Out("by_object", partition, None, data) for partition, data in self.router.flush()]
 
 
-class Judged(msgspec.Struct, array_like=True):
-    """An item that was blamed in one partition and is counted in another."""
-
-    line: Line
-    blamed: str
-    role: Role
-    item: Item
-
-
-class Message(msgspec.Struct, array_like=True):
-    """A record of the evidence topic: what one message of ``stage``'s ``partition`` at ``offset`` gave rise to for this partition."""
-
-    version: int
-    stage: Literal["object", "fuse", "budget"]
-    partition: int
-    offset: int
-    arrived: int = 0
-    items: list[tuple[Line, list[Item]]] = []
-    judged: list[Judged] = []
-    threshold: dict[Line, float] = {}
-    tick: Tick | None = None
-
-
-class Share(msgspec.Struct, array_like=True):
-    """A record of the budget topic: what a partition's judge of a line has granted and spent, as of an offset of its log."""
-
-    version: int
-    partition: int
-    line: Line
-    offset: int
-    budget: Budget
-
-
-_message = msgspec.msgpack.Decoder(Message)
-_share = msgspec.msgpack.Decoder(Share)
-
-
 class Stage:
     """What all stages have. ``applied``: the offset of the next message; ``marks``: upstream -> highest offset taken in from there."""
 
@@ -122,7 +82,8 @@ class Stage:
         self.partitions = partitions
         self.applied = 0
         self.marks: dict[str, int] = {}
-        self.dropped = 0
+        #: Since the process began: rows scored, rows known from before, rows that came too late to be learned.
+        self.rows = self.dropped = 0
         self.notices = Notices()
 
     def tables(self) -> list[Table]:
@@ -149,9 +110,20 @@ class Stage:
         """Whether a copy of the state can be taken without waiting for anything."""
         return True
 
-    def take(self, data: bytes, offset: int) -> Taken:
-        """Take in the message at ``offset``. Raises WireError, with a sentence, before anything has changed."""
+    def take(self, data: bytes, offset: int, time: int = 0) -> Taken:
+        """Take in the message at ``offset``, in its log since ``time`` (microseconds). Raises WireError, with a sentence, before
+        anything has changed."""
         raise NotImplementedError
+
+    @property
+    def late(self) -> int:
+        """Rows scored, but not learned, since the state began."""
+        return 0
+
+    @property
+    def identities(self) -> int:
+        """Identities with a profile here."""
+        return 0
 
     def _seen(self, upstream: str, offset: int) -> bool:
         """Whether a whole message from there was taken in before; notes it if not."""
@@ -180,13 +152,14 @@ class ActorStage(Stage):
         """See the base class."""
         return not self.visit.peering.training
 
-    def take(self, data: bytes, offset: int) -> Taken:
+    def take(self, data: bytes, offset: int, time: int = 0) -> Taken:
         """See the base class. What goes on waits in the router."""
         packet = self.shared.packet(data)
         outs: list[Out] = []
         if packet.tick is not None:
             outs = [*self.shared.flush(), Out("by_object", self.partition, None, data)]
         elif self._fresh(packet):
+            self.rows += len(packet.block)
             self.shared.router.add(packet, self.visit.visit(packet.block), self.partition, offset)
         self.applied = offset + 1
         return Taken(outs, self._full(self.visit), packet.arrived, packet.tick)
@@ -204,6 +177,16 @@ class ActorStage(Stage):
         if not keep.all():
             packet.block = block.take(keep)
         return len(packet.block)
+
+    @property
+    def late(self) -> int:
+        """See the base class."""
+        return self.visit.late
+
+    @property
+    def identities(self) -> int:
+        """See the base class."""
+        return self.visit.tables["actor"].used
 
     def tables(self) -> list[Table]:
         """See the base class."""
@@ -232,7 +215,7 @@ class ObjectStage(Stage):
         self._latest = np.zeros((partitions, 2))
         self._clocks: dict[Line, int] = dict.fromkeys(LINES, 0)
 
-    def take(self, data: bytes, offset: int) -> Taken:
+    def take(self, data: bytes, offset: int, time: int = 0) -> Taken:
         """See the base class."""
         packet = self.shared.packet(data)
         items: list[tuple[Line, list[Item]]] = []
@@ -247,6 +230,7 @@ class ObjectStage(Stage):
 
     def _judge(self, packet: Packet) -> list[tuple[Line, list[Item]]]:
         block, side = self._fresh(packet)
+        self.rows += len(block)
         paths = tuple(log.rpartition("@")[0] for log in packet.logs)
         items: list[tuple[Line, list[Item]]] = []
         for found in self.visit.visit(block, side):
@@ -303,6 +287,16 @@ class ObjectStage(Stage):
             out.append(Out("evidence", partition, None, msgspec.msgpack.encode(message)))
         return out
 
+    @property
+    def late(self) -> int:
+        """See the base class."""
+        return self.visit.late
+
+    @property
+    def identities(self) -> int:
+        """See the base class."""
+        return self.visit.tables["object"].used
+
     def tables(self) -> list[Table]:
         """See the base class."""
         return list(self.visit.tables.values())
@@ -331,9 +325,10 @@ class FuseStage(Stage):
         super().__init__(config, partition, partitions, shared)
         self.judges = {line: Fusion(config, line, partitions) for line in LINES}
 
-    def take(self, data: bytes, offset: int) -> Taken:
+    def take(self, data: bytes, offset: int, time: int = 0) -> Taken:
         """See the base class."""
         message = read_message(data)
+        self.rows += 1
         alerts: list[Alert] = []
         handed: dict[int, list[Judged]] = {}
         if not self._seen(f"{message.stage}-{message.partition}", message.offset):
@@ -396,61 +391,3 @@ class FuseStage(Stage):
             judge.state = msgspec.msgpack.decode(records[f"fuse.{line}"][0], type=Fuse)
             slow = line == "slow"
             judge.state.budget.per_day = self.config.budget.slow_alerts_per_day if slow else self.config.budget.alerts_per_day
-
-
-class BudgetStage(Stage):
-    """Adds up what the judges have granted and spent, and tells all of them the threshold. One partition."""
-
-    name = "budget"
-
-    def __init__(self, config: Config, partition: int, partitions: int, shared: Shared) -> None:
-        super().__init__(config, partition, partitions, shared)
-        self._shares: dict[str, Share] = {}
-
-    def take(self, data: bytes, offset: int) -> Taken:
-        """See the base class. Every share gives a threshold for every partition of judges."""
-        try:
-            share = _share.decode(data)
-        except msgspec.MsgspecError as error:
-            raise WireError(f"not a share of the budget: {error}") from None
-        _check(share.version, "share of the budget")
-        self._shares[f"{share.line}-{share.partition}"] = share
-        self.applied = offset + 1
-        mine = [each.budget for each in self._shares.values() if each.line == share.line]
-        reckon(mine)
-        message = Message(VERSION, "budget", 0, offset, threshold={share.line: mine[0].threshold})
-        data = msgspec.msgpack.encode(message)
-        return Taken([Out("evidence", partition, None, data) for partition in range(self.partitions)], [])
-
-    def blobs(self) -> Iterator[tuple[str, bytes]]:
-        """See the base class."""
-        yield from super().blobs()
-        yield "budget.shares", msgspec.msgpack.encode(dict(sorted(self._shares.items())))
-
-    def load(self, records: dict[str, list[bytes]]) -> None:
-        """See the base class."""
-        super().load(records)
-        self._shares = msgspec.msgpack.decode(records["budget.shares"][0], type=dict[str, Share])
-
-
-def read_message(data: bytes) -> Message:
-    """A record of the evidence topic. Raises WireError with a sentence."""
-    try:
-        message = _message.decode(data)
-    except msgspec.MsgspecError as error:
-        raise WireError(f"not a record of evidence: {error}") from None
-    _check(message.version, "record of evidence")
-    return message
-
-
-def _check(version: int, what: str) -> None:
-    if not 1 <= version <= VERSION:
-        raise WireError(f"{what} of version {version}; this release reads 1 to {VERSION}")
-
-
-def alert_out(alert: Alert, product_version: str) -> Out:
-    """An alert as it goes to the topic: an OCSF finding, keyed by its id so that its revisions stay in order."""
-    return Out("alerts", None, alert.uid.encode(), ocsf.encode(alert, product_version))
-
-
-STAGES: dict[str, type[Stage]] = {each.name: each for each in (ActorStage, ObjectStage, FuseStage, BudgetStage)}

@@ -19,13 +19,15 @@ from faust.types import TP
 
 from connectors import ocsf
 from connectors.alert import Alert
+from connectors.status import Canary, Lag, Message, Newcomers
 from connectors.wire import WireError
 from detector.checkpoint import meaning
 from detector.keeper import Keeper
-from detector.process import AGAIN, REFUSED, Halt, Process
+from detector.process import AGAIN, REFUSED, Beat, Halt, Process
 from detector.sender import Letter
+from detector.singles import STAGES
 from detector.snapshot import Refused
-from detector.stages import STAGES, ActorStage, Out, Shared, Stage, Taken
+from detector.stages import ActorStage, FuseStage, Out, Shared, Stage, Taken
 
 log = logging.getLogger("tocsin.worker")
 
@@ -48,6 +50,10 @@ class Part:
         self.sought = -1
         self.saved_at = time.monotonic()
         self.taken_bytes = 0
+        #: When the message taken in last came to its log, microseconds.
+        self.log_time = 0
+        #: What the last heartbeat knew of rows, repeats, late rows and identities.
+        self.told = (0, 0, stage.late, stage.identities)
         self.saving: asyncio.Task[None] | None = None
 
 
@@ -60,7 +66,14 @@ class Worker:
         self.config = process.config
         self.partitions = process.kafka.partitions
         topics = process.topics
-        self.reads = {"actor": topics.by_actor, "object": topics.by_object, "fuse": topics.evidence, "budget": topics.budget}[stage]
+        self.reads = {
+            "actor": topics.by_actor,
+            "object": topics.by_object,
+            "fuse": topics.evidence,
+            "budget": topics.budget,
+            "watch": topics.status,
+        }[stage]
+        self.metrics = process.metrics
         self.writes = {"by_object": topics.by_object, "evidence": topics.evidence, "budget": topics.budget, "alerts": topics.alerts}
         self.group = f"{process.kafka.prefix}.{stage}"
         self.shared = Shared(self.partitions)
@@ -125,11 +138,38 @@ class Worker:
         """See ``Service``."""
         return {f"{self.reads}/{each}": "its state is being read" for each in sorted(self._assigned) if each not in self.parts}
 
+    def beat(self) -> Beat:
+        """See ``Service``. Brings the metrics up to date as well."""
+        metrics, name = self.metrics, self.name
+        metrics.assigned.labels(name).set(len(self._assigned))
+        metrics.open.labels(name).set(len(self.parts))
+        rows = repeats = fresh = known = 0
+        worst = Lag(records=0, seconds=0.0)
+        for partition, part in self.parts.items():
+            now = (part.stage.rows, part.stage.dropped, part.stage.late, part.stage.identities)
+            rows, repeats = rows + now[0] - part.told[0], repeats + now[1] - part.told[1]
+            metrics.late.labels(name).inc(now[2] - part.told[2])
+            fresh, known = fresh + max(now[3] - part.told[3], 0), known + now[3]
+            part.told = now
+            lag = self._lag(part, partition)
+            metrics.lag(self.reads, partition, lag.records, lag.seconds)
+            worst = max(worst, lag, key=lambda each: (each.seconds, each.records))
+        metrics.visits.labels(name).inc(rows)
+        metrics.repeats.labels(name).inc(repeats)
+        more: list[Message] = [Newcomers(process=self.process.name, stage=name, fresh=fresh, known=known)] if known else []
+        return Beat([f"{self.reads}/{each}" for each in self.parts], {self.reads: worst}, rows, repeats, more)
+
+    def _lag(self, part: Part, partition: int) -> Lag:
+        """How far behind a partition is: nothing where the log's end is not known, or is reached."""
+        end = self.app.consumer.highwater(TP(self.reads, partition)) if self.app.consumer is not None else None
+        records = max((end or 0) - part.stage.applied, 0)
+        return Lag(records=records, seconds=max(time.time() - part.log_time / 1e6, 0.0) if records and part.log_time else 0.0)
+
     async def _consume(self, stream: Any) -> None:
         async for event in stream.events():
             message = event.message
             try:
-                await self._take(message.partition, message.offset, message.value)
+                await self._take(message.partition, message.offset, message.value, int(message.timestamp * 1e6))
                 # The queue gives without waiting while it is full; the sender and the checkpoints want their turn.
                 await asyncio.sleep(0)
             except asyncio.CancelledError:
@@ -138,7 +178,7 @@ class Worker:
                 self.process.fail(error)
                 await asyncio.Event().wait()
 
-    async def _take(self, partition: int, offset: int, data: bytes) -> None:
+    async def _take(self, partition: int, offset: int, data: bytes, time_: int) -> None:
         part = await self._part(partition)
         if part is None:
             return
@@ -154,15 +194,16 @@ class Worker:
                 part.stage.applied = offset + 1
                 log.warning(f"{self.reads} {partition}: the block at {offset} is skipped, as was asked")
                 return
-            self._send(await self._folded(part, partition, offset, data))
+            self._send(await self._folded(part, partition, offset, data, time_), partition)
             part.taken_bytes += len(data)
+            part.log_time = time_
         await self.process.out.room()
         self._maybe_save(part, partition)
 
-    async def _folded(self, part: Part, partition: int, offset: int, data: bytes) -> Taken:
+    async def _folded(self, part: Part, partition: int, offset: int, data: bytes, time_: int) -> Taken:
         """What came of a message. A fault that the core does not know ends the process; the third at one offset for good."""
         try:
-            return part.stage.take(data, offset)
+            return part.stage.take(data, offset, time_)
         except WireError as error:
             raise Halt(REFUSED, f"{self.reads} {partition} at {offset}: {error}. {self._skip(partition, offset)}") from error
         except Exception as error:
@@ -176,11 +217,19 @@ class Worker:
     def _skip(self, partition: int, offset: int) -> str:
         return f"Nothing is lost; to put this block aside and go on: tocsin skip {self.name} {partition} {offset}"
 
-    def _send(self, taken: Taken) -> None:
+    def _send(self, taken: Taken, partition: int) -> None:
         for out in taken.outs:
             self._put(out)
         for alert in taken.alerts:
             self._alert(alert)
+            if taken.arrived:
+                self.metrics.latency.observe(max(time.time() - taken.arrived / 1e6, 0.0))
+        if taken.tick is not None:
+            self.metrics.ticks.labels(self.name).inc()
+            if self.name == FuseStage.name:
+                # It has come all the way: the path of its partition is open.
+                now = time.time_ns() // 1000
+                self.process.say(Canary(process=self.process.name, partition=partition, sent=taken.tick.sent, arrived=now))
         if self.name == ActorStage.name:
             self._flush_soon()
 
@@ -189,6 +238,7 @@ class Worker:
 
     def _alert(self, alert: Alert) -> None:
         value = ocsf.encode(alert, self.process.version)
+        self.metrics.alerts.labels(alert.line, alert.activity).inc()
         self.process.out.put(Letter(self.process.topics.alerts, None, alert.uid.encode(), value, SCHEMAS["alerts"]))
 
     def _flush_soon(self) -> None:
@@ -288,6 +338,7 @@ class Worker:
         if part.stage.applied != part.keeper.saved:
             await self._save(part, partition)
         del self.parts[partition]
+        self.metrics.let_go(self.reads, partition)
         await part.keeper.close()
         log.info(f"{self.reads} {partition}: let go at {part.keeper.saved}")
 
@@ -318,6 +369,8 @@ class Worker:
         await self.process.out.settle()
         wrote = await part.keeper.save(snapshot, TopicPartition(self.reads, partition))
         seconds = time.perf_counter() - began
+        self.metrics.checkpoint_seconds.labels(self.name).observe(seconds)
+        self.metrics.checkpoint_bytes.labels(self.name).observe(wrote)
         log.info(
             f"{self.reads} {partition}: checkpoint at {snapshot.head.applied}",
             extra={"bytes": wrote, "seconds": round(seconds, 3), "stall": round(stall, 4)},

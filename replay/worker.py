@@ -36,6 +36,7 @@ class Stage(StrEnum):
     object = "object"
     fuse = "fuse"
     budget = "budget"
+    watch = "watch"
 
 
 class _Lines(logging.Formatter):
@@ -76,6 +77,7 @@ def log_to_stderr(process: str) -> None:
 def worker(
     stage: Annotated[list[Stage], typer.Option(help="What to run; may be given several times.")],
     config: Annotated[Path | None, typer.Option(help="TOML file laid over the default configuration.")] = None,
+    listen: Annotated[str, typer.Option(help="Where /metrics, /healthz and /readyz are; none if empty.")] = "127.0.0.1:9464",
     instance: Annotated[str, typer.Option(help="A name that stays over restarts, so that a restart moves no partitions.")] = "",
 ) -> None:
     """Run stages of the distributed engine on Kafka, until a signal ends them."""
@@ -87,7 +89,11 @@ def worker(
     # The broker's client takes a while to import, and only this command needs it.
     from detector.process import Process
 
-    process = Process(given, metadata.version("tocsin"), instance)
+    try:
+        process = Process(given, metadata.version("tocsin"), instance, listen, tuple(dict.fromkeys(each.value for each in stage)))
+    except ValueError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(MISTAKE) from None
     log_to_stderr(process.name)
     with quiet_collector():
         asyncio.run(_to_the_end(process, stage))
