@@ -1,0 +1,304 @@
+"""Workers as real processes on a real broker, with whatever befalls them: killed, frozen, ended, started again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
+from connectors.cluster import create, places
+from connectors.topics import Topics
+from detector.config import Config, read
+from detector.process import AGAIN
+
+#: Seconds until a process is up and has opened its partitions: two on an idle machine, many times that on a busy one.
+UP = 90.0
+#: The order of the way, in which what is under way runs dry.
+STAGES = ("ingest", "actor", "object", "fuse", "budget")
+READS = {"actor": "by_actor", "object": "by_object", "fuse": "evidence", "budget": "budget"}
+
+
+def until(true: Callable[[], object], what: str, seconds: float = UP, every: float = 0.1) -> None:
+    """Wait until something holds. Fails with what did not come."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
+        time.sleep(every)
+
+
+class Member:
+    """One worker process and its successors. ``exits``: how each has ended; -9 = killed."""
+
+    def __init__(self, site: Site, name: str, stages: Sequence[str], *, instance: bool = True) -> None:
+        self.site, self.name, self.stages = site, name, tuple(stages)
+        self.instance = name if instance else ""
+        self.exits: list[int] = []
+        self.wanted = True
+        self.lives = 0
+        self.process: subprocess.Popen[bytes] | None = None
+        self.begin()
+
+    @property
+    def log(self) -> Path:
+        """What all of its lives have said."""
+        return self.site.folder / f"{self.name}.log"
+
+    def begin(self) -> None:
+        """Start the process."""
+        command = [sys.executable, "-m", "replay.cli", "worker", "--config", str(self.site.path), "--listen", ""]
+        command += [part for stage in self.stages for part in ("--stage", stage)]
+        if self.instance:
+            command += ["--instance", self.instance]
+        self.lives += 1
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(  # noqa: S603  our own command
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=os.environ | self.site.environment
+            )
+
+    def said(self, text: str) -> int:
+        """How often its log holds ``text``."""
+        return self.log.read_text("utf-8", "replace").count(text) if self.log.exists() else 0
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Its structured log."""
+        raw = self.log.read_text("utf-8", "replace").splitlines() if self.log.exists() else []
+        return [json.loads(line) for line in raw if line.startswith("{")]
+
+    def opened(self) -> int:
+        """Partitions opened over all lives."""
+        return self.said(": open at ")
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the process as it runs now."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """Kill -9."""
+        self.signal(signal.SIGKILL)
+
+    def ended(self, seconds: float = UP) -> int:
+        """Wait for the end of the process. Returns its exit code."""
+        assert self.process is not None
+        code = self.process.wait(seconds)
+        self.wanted = False
+        return code
+
+    def resident_mb(self) -> float:
+        """Resident memory of the process, MB; 0 where it is gone."""
+        assert self.process is not None
+        try:
+            text = Path(f"/proc/{self.process.pid}/status").read_text()
+        except OSError:
+            return 0.0
+        found = [line.split()[1] for line in text.splitlines() if line.startswith("VmRSS")]
+        return int(found[0]) / 1024 if found else 0.0
+
+
+class Site:
+    """One installation: a prefix of its own on a broker, a configuration file, topics, processes, and who starts those again.
+
+    ``raw``: topic -> (source, partitions). ``settings``: more lines of the configuration, in TOML with dotted keys.
+    """
+
+    def __init__(
+        self,
+        bootstrap: str,
+        folder: Path,
+        *,
+        partitions: int = 4,
+        raw: dict[str, tuple[str, int]] | None = None,
+        settings: str = "",
+        environment: dict[str, str] | None = None,
+        topics: bool = True,
+    ) -> None:
+        self.bootstrap, self.folder = bootstrap, folder
+        self.prefix = f"c{uuid.uuid4().hex[:8]}"
+        self.environment = environment or {}
+        self.raw = {f"{self.prefix}.{name}": how for name, how in (raw or {"zeek": ("zeek_conn", partitions)}).items()}
+        listed = ", ".join(f'{{topic = "{topic}", source = "{source}"}}' for topic, (source, _) in self.raw.items())
+        self.path = folder / "tocsin.toml"
+        given = {
+            "budget.alerts_per_day": "50",
+            "kafka.bootstrap": f'["{bootstrap}"]',
+            "kafka.prefix": f'"{self.prefix}"',
+            "kafka.partitions": str(partitions),
+            "kafka.raw": f"[{listed}]",
+            "worker.checkpoint_seconds": "2",
+            "worker.session_seconds": "6",
+            "worker.tick_seconds": "0",
+        }
+        for line in filter(None, settings.splitlines()):
+            key, _, value = line.partition("=")
+            given[key.strip()] = value.strip()
+        self.path.write_text("".join(f"{key} = {value}\n" for key, value in given.items()), "utf-8")
+        self.config: Config = read(self.path)
+        self.topics = Topics(self.prefix)
+        self.members: dict[str, Member] = {}
+        self._end = threading.Event()
+        if topics:
+            self.run(self._create())
+        self._supervisor = threading.Thread(target=self._supervise, daemon=True)
+        self._supervisor.start()
+
+    def __enter__(self) -> Site:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._supervisor.join()
+        for member in self.members.values():
+            member.signal(signal.SIGKILL)
+        for member in self.members.values():
+            if member.process is not None:
+                member.process.wait()
+
+    @staticmethod
+    def run(work: Coroutine[Any, Any, Any]) -> Any:
+        """Run something that waits."""
+        return asyncio.run(work)
+
+    async def _create(self) -> None:
+        await create(self.config.kafka)
+        await self._admin(lambda admin: admin.create_topics([NewTopic(t, n, 1) for t, (_, n) in self.raw.items()]))
+
+    async def _admin(self, do: Callable[[Any], Any]) -> Any:
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap)
+        await admin.start()
+        try:
+            return await do(admin)
+        finally:
+            await admin.close()
+
+    def admin(self, do: Callable[[Any], Any]) -> Any:
+        """What an administrator of the broker does."""
+        return self.run(self._admin(do))
+
+    # Processes
+
+    def start(self, name: str, *stages: str, instance: bool = True) -> Member:
+        """Start a worker, and start it again whenever it is killed or asks for it."""
+        member = self.members[name] = Member(self, name, stages or STAGES, instance=instance)
+        return member
+
+    def _supervise(self) -> None:
+        while not self._end.wait(0.05):
+            for member in list(self.members.values()):
+                code = None if member.process is None else member.process.poll()
+                if code is None or not member.wanted:
+                    continue
+                member.exits.append(code)
+                if code in (AGAIN, -signal.SIGKILL):
+                    member.begin()
+                else:
+                    member.wanted = False
+
+    def ready(self, many: int | None = None) -> None:
+        """Wait until every partition of every stage that is run was opened."""
+        wanted = many or sum(
+            1 if stage == "budget" else self.config.kafka.partitions
+            for stage in {each for member in self.members.values() for each in member.stages}
+            if stage != "ingest"
+        )
+        until(lambda: sum(member.opened() for member in self.members.values()) >= wanted, f"{wanted} partitions open")
+
+    def kills(self, many: int, seed: int, seconds: tuple[float, float] = (0.2, 3.0)) -> dict[str, int]:
+        """Kill members one after the other, drawn with ``seed``, each only when it lives. Returns how often each was."""
+        draw = random.Random(seed)
+        killed: dict[str, int] = {}
+        for _ in range(many):
+            time.sleep(draw.uniform(*seconds))
+            member = draw.choice(list(self.members.values()))
+            lives = member.lives
+            member.kill()
+            until(lambda m=member, n=lives: m.lives > n, f"{member.name} is started again")  # type: ignore[misc]
+            killed[member.name] = killed.get(member.name, 0) + 1
+        return killed
+
+    # What is there
+
+    def ends(self, *topics: str) -> dict[tuple[str, int], int]:
+        """(topic, partition) -> end offset, of what is committed."""
+        found: dict[tuple[str, int], int] = self.run(self._ends(topics))
+        return found
+
+    async def _ends(self, topics: Sequence[str]) -> dict[tuple[str, int], int]:
+        consumer = AIOKafkaConsumer(bootstrap_servers=self.bootstrap)
+        await consumer.start()
+        try:
+            there = await places(self.config.kafka, topics)
+            found = await consumer.end_offsets([TopicPartition(topic, p) for topic in topics for p in range(there[topic].partitions)])
+            return {(place.topic, place.partition): offset for place, offset in found.items()}
+        finally:
+            await consumer.stop()
+
+    def committed(self, stage: str) -> dict[tuple[str, int], int]:
+        """Where a stage stands, by what it has committed."""
+        held = self.admin(lambda admin: admin.list_consumer_group_offsets(f"{self.prefix}.{stage}"))
+        return {(place.topic, place.partition): kept.offset for place, kept in held.items()}
+
+    def inputs(self, stage: str) -> dict[tuple[str, int], int]:
+        """The ends of what a stage reads."""
+        ends = self.ends(*(self.raw if stage == "ingest" else [getattr(self.topics, READS[stage])]))
+        return {place: end for place, end in ends.items() if end}
+
+    # The end
+
+    def settle(self, seconds: float = 120.0) -> None:
+        """Wait until ingest has committed everything and nothing is written any more."""
+        until(lambda: self._all("ingest"), "ingest has read everything", seconds, 0.3)
+        ours = [self.topics.by_actor, self.topics.by_object, self.topics.evidence, self.topics.budget, self.topics.alerts]
+        last: list[Any] = [None, 0.0]
+
+        def still() -> bool:
+            now = self.ends(*ours)
+            if now != last[0]:
+                last[:] = now, time.monotonic()
+            return time.monotonic() - last[1] > 2.0
+
+        until(still, "nothing is written any more", seconds, 0.3)
+
+    def _all(self, stage: str) -> bool:
+        committed = self.committed(stage)
+        return all(committed.get(place, -1) == end for place, end in self.inputs(stage).items())
+
+    def finish(self, seconds: float = 180.0) -> float:
+        """End every process by SIGTERM when all is read, one stage after the other, and go on until every checkpoint stands at the end
+        of its log. Returns the longest that an end has taken, seconds."""
+        deadline = time.monotonic() + seconds
+        longest = 0.0
+        behind = ["everything"]
+        while behind:
+            assert time.monotonic() < deadline, f"not at the end of their logs: {behind}"
+            self.settle(max(deadline - time.monotonic(), 1.0))
+            for stage in STAGES:
+                longest = max([longest, *(self.end(m) for m in self.members.values() if stage in m.stages and m.wanted)])
+            behind = [stage for stage in STAGES if not self._all(stage)]
+            for member in self.members.values() if behind else ():
+                # What the last of one stage sent when the next had gone already.
+                if set(member.stages) & set(behind):
+                    member.begin()
+                    member.wanted = True
+        return longest
+
+    def end(self, member: Member) -> float:
+        """End one process in good order. Returns the seconds it took."""
+        member.wanted = False
+        began = time.monotonic()
+        member.signal(signal.SIGTERM)
+        code = member.ended()
+        assert code == 0, f"{member.name} ended with {code}:\n{member.log.read_text('utf-8', 'replace')[-2000:]}"
+        return time.monotonic() - began
