@@ -38,19 +38,27 @@ class Tick(msgspec.Struct, frozen=True):
     process: str = ""
 
 
+class Control(msgspec.Struct, frozen=True):
+    """From here on this configuration holds: TOML laid over the default. ``version`` counts upwards; an older one changes nothing."""
+
+    version: int = 0
+    text: str = ""
+
+
 class _Meta(msgspec.Struct):
     version: int
     logs: list[str] = []
     arrived: int = 0
     signals: list[str] = []
     tick: Tick | None = None
+    control: Control | None = None
 
 
 @dataclass(slots=True)
 class Packet:
     """A block on its way. ``logs``: the raw log of each number in ``block.partition``. ``arrived``: microseconds, when the earliest of
     its records arrived, 0 = unknown. ``extra``: further columns by name, each [n] or [n, k]. ``signals``: which signals the actors'
-    visit has asked, in order. ``tick``: set where there are no rows."""
+    visit has asked, in order. ``tick``, ``control``: set where there are no rows."""
 
     block: Block
     logs: tuple[str, ...]
@@ -58,6 +66,12 @@ class Packet:
     extra: dict[str, np.ndarray] = field(default_factory=dict)
     signals: tuple[str, ...] = ()
     tick: Tick | None = None
+    control: Control | None = None
+
+    @property
+    def passes(self) -> bool:
+        """Whether it holds no rows and is to be handed on as it is."""
+        return self.tick is not None or self.control is not None
 
 
 def log_name(topic: str, partition: int, uuid: str) -> str:
@@ -84,9 +98,18 @@ def encode(packet: Packet) -> bytes:
 
 def encode_tick(names: Names, tick: Tick) -> bytes:
     """A tick as a message."""
+    return _without_rows(names, _Meta(WIRE_VERSION, tick=tick))
+
+
+def encode_control(names: Names, control: Control) -> bytes:
+    """A configuration as a message."""
+    return _without_rows(names, _Meta(WIRE_VERSION, control=control))
+
+
+def _without_rows(names: Names, meta: _Meta) -> bytes:
     none: list[int] = []
     empty = Block(names, "", {"time": none, "stream": none, "actor": none, "object": none, "record": none})
-    return _message(empty, _Meta(WIRE_VERSION, tick=tick), {})
+    return _message(empty, meta, {})
 
 
 def _message(block: Block, meta: _Meta, extra: Mapping[str, np.ndarray]) -> bytes:
@@ -121,7 +144,7 @@ def decode(data: bytes, names: Names) -> Packet:
         raise WireError(f"a damaged block: {error!s:.200}") from None
     if len(block) and int(block.partition.max()) >= len(meta.logs):
         raise WireError("a damaged block: rows of a log that it does not name")
-    return Packet(block, tuple(meta.logs), meta.arrived, extra, tuple(meta.signals), meta.tick)
+    return Packet(block, tuple(meta.logs), meta.arrived, extra, tuple(meta.signals), meta.tick, meta.control)
 
 
 def _values(column: pa.Array) -> np.ndarray:

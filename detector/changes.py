@@ -41,3 +41,14 @@ class Changes:
             if since <= time < until and any(fnmatchcase(actor, each) or fnmatchcase(object, each) for each in change.scope):
                 return change.name
         return ""
+
+
+class Suppressions:
+    """Whom no alert is to be opened on, and until when. What they do is scored and learned as ever."""
+
+    def __init__(self, config: Config) -> None:
+        self._until = [(each.until.timestamp() * 1e6, each.scope) for each in config.suppressions]
+
+    def covers(self, identity: str, now: float) -> bool:
+        """Whether an alert on ``identity`` at ``now`` (microseconds) is suppressed."""
+        return any(now < until and any(fnmatchcase(identity, pattern) for pattern in scope) for until, scope in self._until)

@@ -93,6 +93,15 @@ class WorkerSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     ahead_minutes: float
 
 
+class Suppression(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """No alert is opened on identities that match a pattern of ``scope`` until ``until``; ``owner`` answers for it."""
+
+    reason: str
+    owner: str
+    scope: list[str]
+    until: datetime
+
+
 class Config(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """Everything that changes results."""
 
@@ -105,6 +114,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     signals: dict[str, dict[str, Any]]
     respond: Respond
     changes: list[Change]
+    suppressions: list[Suppression]
     kafka: kafka.Kafka
     worker: WorkerSettings
     watch: Watch
@@ -183,6 +193,7 @@ def _mistakes(config: Config) -> list[str]:
     ]
     mistakes += [f"identities.restricted: {why}" for each in config.identities.restricted if (why := spelled(each)[1])]
     mistakes += [mistake for place, change in enumerate(config.changes) for mistake in _wrong(change, place)]
+    mistakes += [mistake for place, each in enumerate(config.suppressions) for mistake in _wrong_suppression(each, place)]
     if len({pattern for pattern in config.identities.restricted if "*" not in pattern}) > config.limits.actors:
         mistakes.append("identities.restricted: names more identities than limits.actors keeps")
     mistakes += _worker_mistakes(config.worker) + config.watch.problems()
@@ -221,6 +232,19 @@ def _wrong(change: Change, place: int) -> list[str]:
     return mistakes + [f"{at}.scope: {why}" for each in change.scope if (why := spelled(each)[1])]
 
 
+def _wrong_suppression(each: Suppression, place: int) -> list[str]:
+    """What is wrong with a suppression."""
+    at = f"suppressions[{place}]"
+    found = [
+        (bool(each.reason.strip()) and each.reason.isprintable(), f"{at}.reason: expected a sentence"),
+        (bool(each.owner.strip()) and each.owner.isprintable(), f"{at}.owner: expected who answers for it"),
+        (bool(each.scope), f"{at}.scope: expected at least one pattern"),
+        ("*" not in each.scope, f"{at}.scope: '*' would switch the detector off; name whom it is about"),
+        (each.until.tzinfo is not None, f"{at}.until: expected a time with its offset (2026-03-02T02:00:00Z)"),
+    ]
+    return [text for good, text in found if not good] + [f"{at}.scope: {why}" for one in each.scope if (why := spelled(one)[1])]
+
+
 def default_text() -> str:
     """The default configuration file, with its comments."""
     return resources.files("detector").joinpath("default.toml").read_text(encoding="utf-8")
@@ -245,6 +269,8 @@ def parse(text: str) -> Config:
         raise ConfigError(mistakes)
     for change in config.changes:
         change.scope = [spelled(pattern)[0] for pattern in change.scope]
+    for each in config.suppressions:
+        each.scope = [spelled(pattern)[0] for pattern in each.scope]
     config.identities.restricted = [spelled(pattern)[0] for pattern in config.identities.restricted]
     return config
 

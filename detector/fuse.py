@@ -22,7 +22,7 @@ import msgspec
 from connectors.alert import Alert, Evidence
 from connectors.event import Action, Stream
 from connectors.names import stable_hash
-from detector.changes import Changes
+from detector.changes import Changes, Suppressions
 from detector.config import Config
 from detector.evidence import Item, Piece, items_of, worded
 from detector.scale import Found
@@ -85,6 +85,8 @@ class Fuse(msgspec.Struct):
     histories: dict[str, tuple[int, float]] = {}
     swept: float = 0.0
     evidence: int = 0
+    #: Alerts that a suppression has kept from being opened.
+    suppressed: int = 0
     #: Latest time of any row.
     clock: int = 0
 
@@ -94,21 +96,28 @@ class Fusion:
 
     def __init__(self, config: Config, line: Line = "main", partitions: int = 1) -> None:
         slow = line == "slow"
-        per_day = config.budget.slow_alerts_per_day if slow else config.budget.alerts_per_day
         self.line: Line = line
         self.period = DAY if slow else HOUR
-        self._state = Fuse(budget=Budget(per_day, period=self.period, partitions=partitions))
-        self.quiet = SLOW_QUIET if slow else config.fuse.quiet_hours * HOUR
-        self.leak = SLOW_QUIET if slow else config.fuse.evidence_hours * HOUR
-        self.floor = config.fuse.evidence_floor
+        self._state = Fuse(budget=Budget(0.0, period=self.period, partitions=partitions))
+        self.configure(config)
         self.learners = {name: each for name, each in config.learners().items() if each.line == line}
-        self.changes = Changes(config)
         self.paths: tuple[str, ...] = ()
         self._strongest: list[Piece] = []
         # Nothing closes before this; alerts that go on only move it out.
         self._next_close = 0.0
         # The threshold of a budget with several partitions is due.
         self.due = False
+
+    def configure(self, config: Config) -> None:
+        """Take over what may change while it runs."""
+        slow = self.line == "slow"
+        self.quiet = SLOW_QUIET if slow else config.fuse.quiet_hours * HOUR
+        self.leak = SLOW_QUIET if slow else config.fuse.evidence_hours * HOUR
+        self.floor = config.fuse.evidence_floor
+        self.changes = Changes(config)
+        self.suppressions = Suppressions(config)
+        self._state.budget.per_day = config.budget.slow_alerts_per_day if slow else config.budget.alerts_per_day
+        self._next_close = 0.0
 
     @property
     def state(self) -> Fuse:
@@ -200,6 +209,9 @@ class Fusion:
         if held is None:
             bar = state.budget.bar(ceiling)
             if piece.score <= bar:
+                return []
+            if self.suppressions.covers(blamed, now):
+                state.suppressed += 1
                 return []
             state.budget.opened(piece.score, ceiling)
             self._next_close = min(self._next_close, now + self.quiet)

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from connectors.wire import Tick, WireError
+from connectors.wire import Control, Tick, WireError
 from detector.evidence import Item
 from detector.fuse import Role
 from models.budget import Budget
@@ -37,6 +37,7 @@ class Message(msgspec.Struct, array_like=True):
     judged: list[Judged] = []
     threshold: dict[Line, float] = {}
     tick: Tick | None = None
+    control: Control | None = None
 
 
 class Share(msgspec.Struct, array_like=True):

@@ -63,18 +63,8 @@ class Scale:
         self._kinds = Marks(kind_number)
         self._weights = np.array([each.weight for each in mine.values()])
         self._drifts = np.array([each.drifts for each in mine.values()])
-        slow = line == "slow"
-        self._settings = np.array(
-            [
-                config.calibration.cap,
-                config.calibration.floor,
-                config.calibration.beta,
-                float(config.calibration.equalise_streams),
-                config.budget.slow_alerts_per_day if slow else config.budget.alerts_per_day,
-                DAY if slow else HOUR,
-            ]
-        )
-        self._new = counts.NEW_DAY if slow else counts.NEW_HOUR
+        self.configure(config)
+        self._new = counts.NEW_DAY if line == "slow" else counts.NEW_HOUR
         self.clock = np.zeros(len(calibration.CLOCK))
         self._arrays = {
             "cells": np.zeros((classes, 4)),
@@ -86,6 +76,20 @@ class Scale:
             "level": np.zeros((len(Stream), 2 * many + 1)),
         }
         self.drift = Drift()
+
+    def configure(self, config: Config) -> None:
+        """Take over what may change while it runs."""
+        slow = self.line == "slow"
+        self._settings = np.array(
+            [
+                config.calibration.cap,
+                config.calibration.floor,
+                config.calibration.beta,
+                float(config.calibration.equalise_streams),
+                config.budget.slow_alerts_per_day if slow else config.budget.alerts_per_day,
+                DAY if slow else HOUR,
+            ]
+        )
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The state outside the tables, by name."""

@@ -47,7 +47,6 @@ class _Visit:
         self.signals: dict[str, Signal] = {name: s for name, s in config.learners().items() if s.visit == self.side}
         asked = {table for s in self.signals.values() for table in s.state()}
         self.lateness = config.time.lateness_minutes * _MINUTE
-        self.patterns = config.identities.restricted
         self.tables: dict[str, Table] = {}
         for table, owners in base.items():
             if table in OPTIONAL and table not in asked:
@@ -60,8 +59,13 @@ class _Visit:
         self.evicted = 0
         #: When which table had to forget profiles, and its limit. Whoever reads it clears it.
         self.full: list[tuple[float, str, int]] = []
-        self._restricted = Marks(lambda name: any(fnmatchcase(name, pattern) for pattern in self.patterns))
         self._outward = Marks(outward)
+        self.configure(config)
+
+    def configure(self, config: Config) -> None:
+        """Take over what may change while it runs."""
+        self.patterns = config.identities.restricted
+        self._restricted = Marks(lambda name: any(fnmatchcase(name, pattern) for pattern in self.patterns))
         self.changes = Changes(config)
 
     @property
@@ -260,6 +264,12 @@ class ObjectVisit(_Visit):
         # Groups are few, and most endpoints are used by the members of one or two.
         limits = {"object": given.objects, "endpoint": given.endpoints, "pair": given.pairs, "peer_pair": given.endpoints}
         super().__init__(config, base, limits)
+
+    def configure(self, config: Config) -> None:
+        """See the base class."""
+        super().configure(config)
+        for scale in self.scales:
+            scale.configure(config)
 
     def idle(self, table: str) -> np.ndarray:
         """See the base class."""

@@ -16,8 +16,9 @@ import numpy as np
 from connectors.alert import Alert
 from connectors.event import Block
 from connectors.names import Names, stable_hash
-from connectors.wire import Packet, Tick, WireError, decode
-from detector.config import Config
+from connectors.wire import Control, Packet, Tick, WireError, decode
+from detector.checkpoint import meaning
+from detector.config import Config, ConfigError, parse
 from detector.evidence import Item, items_of
 from detector.fuse import Fuse, Fusion
 from detector.ingest import restart
@@ -85,6 +86,24 @@ class Stage:
         #: Since the process began: rows scored, rows known from before, rows that came too late to be learned.
         self.rows = self.dropped = 0
         self.notices = Notices()
+        #: The configuration that the log has given last; version 0 = the process's own holds.
+        self.control = Control()
+
+    def follow(self, control: Control | None) -> None:
+        """Let a configuration of the log hold from here on. Raises WireError where it cannot."""
+        if control is None or control.version <= self.control.version:
+            return
+        try:
+            config = parse(control.text)
+        except ConfigError as error:
+            raise WireError(f"version {control.version} of the configuration cannot be used: {error}") from None
+        if meaning(config) != meaning(self.config):
+            raise WireError(f"version {control.version} of the configuration changes [signals], [calibration] or [time]")
+        self.control, self.config = control, config
+        self._configure(config)
+
+    def _configure(self, config: Config) -> None:
+        """Take over what may change while a stage runs."""
 
     def tables(self) -> list[Table]:
         """The tables of profiles."""
@@ -96,6 +115,7 @@ class Stage:
             "version": VERSION,
             "marks": dict(sorted(self.marks.items())),
             "told": self.notices.told,
+            "control": self.control,
         }
         yield "stage", msgspec.msgpack.encode(own)
 
@@ -105,6 +125,7 @@ class Stage:
         if own["version"] != VERSION:
             raise ValueError(f"state of version {own['version']}; this release reads {VERSION}")
         self.marks, self.notices.told = own["marks"], own["told"]
+        self.follow(msgspec.convert(own["control"], Control))
 
     def quick(self) -> bool:
         """Whether a copy of the state can be taken without waiting for anything."""
@@ -156,7 +177,8 @@ class ActorStage(Stage):
         """See the base class. What goes on waits in the router."""
         packet = self.shared.packet(data)
         outs: list[Out] = []
-        if packet.tick is not None:
+        if packet.passes:
+            self.follow(packet.control)
             outs = [*self.shared.flush(), Out("by_object", self.partition, None, data)]
         elif self._fresh(packet):
             self.rows += len(packet.block)
@@ -187,6 +209,10 @@ class ActorStage(Stage):
     def identities(self) -> int:
         """See the base class."""
         return self.visit.tables["actor"].used
+
+    def _configure(self, config: Config) -> None:
+        """See the base class."""
+        self.visit.configure(config)
 
     def tables(self) -> list[Table]:
         """See the base class."""
@@ -219,6 +245,7 @@ class ObjectStage(Stage):
         """See the base class."""
         packet = self.shared.packet(data)
         items: list[tuple[Line, list[Item]]] = []
+        self.follow(packet.control)
         if packet.tick is not None:
             items = self._tick(packet.tick)
         elif len(packet.block):
@@ -277,13 +304,14 @@ class ObjectStage(Stage):
                         parts.setdefault(partition, []).append(item)
             for partition, mine in parts.items():
                 sent.setdefault(partition, []).append((line, mine))
-        if packet.tick is not None:
+        if packet.passes:
             # A tick goes the way of its partition to the end, and says there that the way is open.
             sent.setdefault(self.partition, [])
         out = []
         for partition, mine_ in sorted(sent.items()):
-            tick = packet.tick if partition == self.partition else None
-            message = Message(VERSION, "object", self.partition, offset, packet.arrived, mine_, tick=tick)
+            message = Message(VERSION, "object", self.partition, offset, packet.arrived, mine_)
+            if partition == self.partition:
+                message.tick, message.control = packet.tick, packet.control
             out.append(Out("evidence", partition, None, msgspec.msgpack.encode(message)))
         return out
 
@@ -296,6 +324,10 @@ class ObjectStage(Stage):
     def identities(self) -> int:
         """See the base class."""
         return self.visit.tables["object"].used
+
+    def _configure(self, config: Config) -> None:
+        """See the base class."""
+        self.visit.configure(config)
 
     def tables(self) -> list[Table]:
         """See the base class."""
@@ -332,6 +364,7 @@ class FuseStage(Stage):
         alerts: list[Alert] = []
         handed: dict[int, list[Judged]] = {}
         if not self._seen(f"{message.stage}-{message.partition}", message.offset):
+            self.follow(message.control)
             for line, threshold in message.threshold.items():
                 self.judges[line].state.budget.threshold = threshold
             for line, items in message.items:
@@ -378,6 +411,11 @@ class FuseStage(Stage):
                 yield Out("budget", 0, f"{line}-{self.partition}".encode(), msgspec.msgpack.encode(share))
             judge.due = False
 
+    def _configure(self, config: Config) -> None:
+        """See the base class."""
+        for judge in self.judges.values():
+            judge.configure(config)
+
     def blobs(self) -> Iterator[tuple[str, bytes]]:
         """See the base class."""
         yield from super().blobs()
@@ -389,5 +427,5 @@ class FuseStage(Stage):
         super().load(records)
         for line, judge in self.judges.items():
             judge.state = msgspec.msgpack.decode(records[f"fuse.{line}"][0], type=Fuse)
-            slow = line == "slow"
-            judge.state.budget.per_day = self.config.budget.slow_alerts_per_day if slow else self.config.budget.alerts_per_day
+            # The budget may have been changed since, in the configuration or by the log.
+            judge.configure(self.config)

@@ -174,5 +174,5 @@ class Watcher:
 
 def allowed(config: Config) -> str:
     """Digest of what a configuration lets through: announced changes, restricted and protected identities."""
-    part = [config.changes, config.identities, config.respond.protected]
+    part = [config.changes, config.suppressions, config.identities, config.respond.protected]
     return hashlib.blake2b(msgspec.json.encode(part, order="deterministic"), digest_size=16).hexdigest()
