@@ -159,7 +159,8 @@ def _secret(name: str, file: str) -> str:
     if value or not file:
         return value
     try:
-        return Path(file).read_text(encoding="utf-8").rstrip("\r\n")
+        # Relative names lie where systemd puts a unit's credentials (LoadCredential=): that folder has another name for each unit.
+        return Path(os.environ.get("CREDENTIALS_DIRECTORY", ""), file).read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a text file"
         raise KafkaError(f"kafka.{name}_file: {file}: {reason}") from None
