@@ -145,8 +145,8 @@ class Broker:
 
     ``bootstrap``: address of the plaintext listener. ``addresses``: the same as ``plaintext``, and with ``secure`` the listeners of
     ``SECURE``; ``authority`` then signed the brokers' certificates and issues the clients'. ``log``: file of the broker's output.
-    ``properties`` are laid over the configuration, ``heap_mb`` is Java's heap. ``quick``: up with less than half the work (4 s of a core
-    for 9), but never as fast as it could become: for tests, not for measurements.
+    ``properties`` are laid over the configuration, ``heap_mb`` is Java's heap. ``quick``: up with half the work (4 s of a
+    core for 9), but never as fast as it could become: for tests, not for measurements.
     """
 
     def __init__(
