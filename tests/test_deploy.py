@@ -314,7 +314,7 @@ def test_a_relative_file_of_a_secret_lies_where_systemd_puts_credentials(tmp_pat
         (tmp_path / f"kafka-{name}").write_text(f"{name} of ours\n")
     settings = Kafka(security="sasl_plaintext", username_file="kafka-username", password_file=str(tmp_path / "kafka-password"))
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
-    with pytest.raises(KafkaError, match="kafka.username_file: kafka-username: No such file"):
+    with pytest.raises(KafkaError, match=r"kafka\.username_file: kafka-username: No such file"):
         client(settings)
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     given = client(settings)
