@@ -14,7 +14,6 @@ from typing import Any
 
 import msgspec
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
 
 from connectors.deadletter import encode
 from connectors.event import Block
@@ -23,21 +22,21 @@ from connectors.names import Names
 from connectors.sources import Source, available
 from connectors.sources.table import Table, read_mapping
 from connectors.status import Canary, Lag, Message, SourceStatus
-from connectors.wire import Tick, encode_tick, log_name
-from detector.agreed import Agreed, Damaged, Mark, Said, Sight, read_mark, read_said
+from connectors.wire import Control, Tick, encode_control, encode_tick
+from detector.agreed import Agreed, Mark, Said
+from detector.follow import following, to_the_end
 from detector.ingest import restart
 from detector.keeper import Fenced
 from detector.lane import Counted, Lane, Taken, decoded
 from detector.process import REFUSED, Beat, Halt, Process
 from detector.router import by_actor
 from detector.sender import Letter
+from detector.takeover import AHEAD, agreed_to, heard, taken_over
 
 log = logging.getLogger("tocsin.ingest")
 
 #: Records of one poll at most. Decoding them takes some 20 ms, which is what everyone behind them waits.
 POLL = 4_000
-#: Records of one raw log that may be read beyond its last commit: what a process that is taken for dead may still have under way.
-AHEAD = 20_000
 #: Seconds between two commits. Nothing waits for one, unless bindings take effect with it.
 COMMIT = 0.5
 
@@ -56,12 +55,12 @@ class Collector(ConsumerRebalanceListener):  # type: ignore[misc]
         self.lanes: dict[TopicPartition, Lane] = {}
         self.agreed = Agreed(self.config.limits.bindings)
         self.sources = {raw.topic: (raw.source, self._source(raw.source)) for raw in process.kafka.raw}
-        self._uuids: dict[str, str] = {}
         self._lock = asyncio.Lock()
         self._logs: list[str] = []
         self._wrote = [0.0] * self.partitions
         self._last_put = self._committed_at = 0.0
         self._clock = self._clock_wall = 0
+        self._control = Control()
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
 
@@ -75,16 +74,10 @@ class Collector(ConsumerRebalanceListener):  # type: ignore[misc]
         worker, kafka = self.config.worker, self.process.kafka
         if not self.sources:
             raise KafkaError("kafka.raw: names no topic, so there is nothing to read")
-        self._tail = AIOKafkaConsumer(
-            enable_auto_commit=False, auto_offset_reset="earliest", fetch_max_wait_ms=100, **self.process.client
-        )
-        await self._tail.start()
-        place = TopicPartition(self.topics.bindings, 0)
-        self._tail.assign([place])
-        await self._tail.seek_to_beginning(place)
-        self.agreed = await self._agreed_to((await self._tail.end_offsets([place]))[place])
-        self._tail.seek(place, self.agreed.read)
-        self._uuids = await self.process.uuids(list(self.sources))
+        self.agreed = await agreed_to(self.process, -1)
+        for message in (await to_the_end(self.process.client, self.topics.control))[0]:
+            self._control = _control(message.value)
+        self._tail = await following(self.process.client, {self.topics.bindings: self.agreed.read, self.topics.control: 0})
         self._consumer = AIOKafkaConsumer(
             group_id=f"{kafka.prefix}.ingest",
             group_instance_id=f"{self.process.instance}-ingest" if self.process.instance else None,
@@ -174,83 +167,40 @@ class Collector(ConsumerRebalanceListener):  # type: ignore[misc]
         """Take over where the last owner was."""
         async with self._lock:
             try:
-                marks = await self._marks()
                 ends = await self._consumer.end_offsets(assigned) if assigned else {}
-                for tp in assigned:
-                    self.lanes[tp] = await self._lane(tp, marks.get(tp), ends[tp])
+                for tp, (lane, mark) in (await taken_over(self.process, self.sources, ends, self.agreed)).items():
+                    self.lanes[tp] = lane
+                    if mark.clock > self._clock:
+                        self._clock, self._clock_wall = mark.clock, mark.wall
             except Exception as error:
                 self.process.fail(error)
-
-    async def _marks(self) -> dict[TopicPartition, tuple[int, Mark]]:
-        """What the last owners have committed."""
-        admin = AIOKafkaAdminClient(**self.process.client)
-        await admin.start()
-        try:
-            held = await admin.list_consumer_group_offsets(f"{self.process.kafka.prefix}.ingest")
-            return {tp: (kept.offset, read_mark(kept.metadata)) for tp, kept in held.items() if kept.offset >= 0}
-        except Damaged as error:
-            raise Halt(REFUSED, str(error)) from error
-        finally:
-            await admin.close()
-
-    async def _lane(self, tp: TopicPartition, kept: tuple[int, Mark] | None, end: int) -> Lane:
-        uuid = self._uuids.get(tp.topic, "")
-        name = log_name(tp.topic, tp.partition, uuid)
-        where = (tp.topic, tp.partition, uuid, *self.sources[tp.topic])
-        if kept is None:
-            return Lane(*where, Sight(name, self.agreed, []), begun=False)
-        offset, mark = kept
-        if mark.uuid != uuid:
-            raise Halt(
-                REFUSED,
-                f"the topic {tp.topic} was made anew since we last read it (its id was {mark.uuid}, now it is {uuid}): its offsets"
-                " begin again at 0. If that is as it should be, let ingest begin there: tocsin accept-topic " + tp.topic,
-            )
-        agreed = self.agreed
-        if mark.bindings != agreed.position:
-            agreed = await self._agreed_to(mark.bindings)
-        if mark.clock > self._clock:
-            self._clock, self._clock_wall = mark.clock, mark.wall
-        lane = Lane(*where, Sight(name, agreed, agreed.beyond(name, offset)), begun=True)
-        lane.position = lane.committed = offset
-        # Up to here the last owner may have sent rows, in the light of what was agreed then.
-        lane.hold = offset if mark.clean else min(end, offset + AHEAD)
-        return lane
-
-    async def _agreed_to(self, position: int) -> Agreed:
-        """The bindings topic read to its present end, in force up to ``position``."""
-        agreed = Agreed(self.config.limits.bindings)
-        place = TopicPartition(self.topics.bindings, 0)
-        consumer = AIOKafkaConsumer(enable_auto_commit=False, auto_offset_reset="earliest", **self.process.client)
-        await consumer.start()
-        try:
-            consumer.assign([place])
-            await consumer.seek_to_beginning(place)
-            end = (await consumer.end_offsets([place]))[place]
-            while await consumer.position(place) < end:
-                for messages in (await consumer.getmany(timeout_ms=200)).values():
-                    for message in messages:
-                        agreed.add(message.offset, _said(message.value))
-            agreed.read = max(agreed.read, end)
-        finally:
-            await consumer.stop()
-        agreed.advance(position)
-        return agreed
 
     # The loops
 
     async def _follow(self) -> None:
         """Read what others say of who stands behind whom."""
         while True:
-            for messages in (await self._tail.getmany(timeout_ms=1_000)).values():
+            for tp, messages in (await self._tail.getmany(timeout_ms=1_000)).items():
                 async with self._lock:
                     for message in messages:
-                        said = _said(message.value)
-                        for agreed in {
-                            id(each): each for each in (self.agreed, *(lane.sight.agreed for lane in self.lanes.values()))
-                        }.values():
-                            if message.offset >= agreed.read:
-                                agreed.add(message.offset, said)
+                        if tp.topic == self.topics.control:
+                            self._govern(_control(message.value))
+                        else:
+                            self._hear(message.offset, heard(message.value))
+
+    def _hear(self, offset: int, said: Said) -> None:
+        """What someone has said goes to what is shared, and to what lanes keep to that go on where another process was."""
+        every = [self.agreed, *(lane.sight.agreed for lane in self.lanes.values())]
+        for agreed in {id(each): each for each in every}.values():
+            if offset >= agreed.read:
+                agreed.add(offset, said)
+
+    def _govern(self, control: Control) -> None:
+        """A configuration goes into every partition's log, where it holds from its place on."""
+        if control.version >= self._control.version:
+            self._control = control
+            for partition in range(self.partitions):
+                self._put(self.topics.by_actor, partition, encode_control(self.names, control), "by-actor/1")
 
     async def _read(self) -> None:
         linger = self.config.worker.linger_ms / 1000
@@ -394,8 +344,8 @@ class Collector(ConsumerRebalanceListener):  # type: ignore[misc]
                     lane.sight.follow(self.agreed)
 
 
-def _said(data: bytes) -> Said:
+def _control(data: bytes) -> Control:
     try:
-        return read_said(data)
-    except Damaged as error:
-        raise Halt(REFUSED, f"the bindings topic holds {error}") from error
+        return msgspec.json.decode(data, type=Control)
+    except msgspec.MsgspecError as error:
+        raise Halt(REFUSED, f"the control topic holds what is no configuration: {error}") from error

@@ -15,7 +15,7 @@ from aiokafka.errors import InvalidProducerEpoch, ProducerFenced
 
 from connectors.wire import HEADER
 from detector.snapshot import HEAD, Snapshot, restore
-from detector.stages import Stage
+from detector.stage import Stage
 
 #: How long the broker waits for the end of a checkpoint before it gives it up, in milliseconds.
 TRANSACTION_MS = 60_000

@@ -12,7 +12,8 @@ from connectors.wire import WireError
 from detector.checkpoint import StateError
 from detector.config import Config
 from detector.messages import VERSION, Message, Share, check_version
-from detector.stages import ActorStage, FuseStage, ObjectStage, Out, Shared, Stage, Taken
+from detector.stage import Out, Shared, Stage, Taken
+from detector.stages import ActorStage, FuseStage, ObjectStage
 from detector.watch import Watcher
 from models.budget import reckon
 

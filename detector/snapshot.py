@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 import numpy as np
 
-from detector.stages import Stage
+from detector.stage import Stage
 from models.profiles import Chunk, Table
 
 #: Longest record of what is no table, in bytes: well below a broker's limit for a message.

@@ -27,7 +27,8 @@ from detector.process import AGAIN, REFUSED, Beat, Halt, Process
 from detector.sender import Letter
 from detector.singles import STAGES
 from detector.snapshot import Refused
-from detector.stages import ActorStage, FuseStage, Out, Shared, Stage, Taken
+from detector.stage import Out, Shared, Stage, Taken
+from detector.stages import ActorStage, FuseStage
 
 log = logging.getLogger("tocsin.worker")
 

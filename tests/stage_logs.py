@@ -16,7 +16,7 @@ from detector.config import Config
 from detector.router import by_actor
 from detector.singles import STAGES
 from detector.snapshot import Snapshot, restore
-from detector.stages import Out, Shared, Stage
+from detector.stage import Out, Shared, Stage
 
 READS = {"actor": "by_actor", "object": "by_object", "fuse": "evidence", "budget": "budget"}
 
