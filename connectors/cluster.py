@@ -83,8 +83,8 @@ async def places(settings: Kafka, topics: Sequence[str]) -> dict[str, Placed]:
     finally:
         await asking.close()
     found, failed = placed(answer)
-    for topic, code in failed.items():
-        raise KafkaError(f"{topic}: {errors.for_code(code).__name__}; is this user allowed to describe it?")
+    for topic, code in sorted(failed.items()):
+        raise KafkaError(f"{topic}: {errors.for_code(code).__name__}; this user needs the right to Describe it")
     return found
 
 

@@ -20,6 +20,7 @@ from connectors.metadata import Placed
 from connectors.topics import Topics, planned
 from replay.cli import app
 from tests.broker import PASSWORD, USERNAME, Broker, Running, own_broker
+from tests.checkout import ROOT
 
 HOUR = 3_600_000
 
@@ -293,3 +294,17 @@ def test_looking_and_altering_at_once_is_a_mistake() -> None:
     result = CliRunner().invoke(app, ["topics", "--check", "--fix"])
     assert result.exit_code == 2
     assert "--check only looks" in result.stderr
+
+
+def test_the_documentation_lists_the_topics_as_they_are_made() -> None:
+    lines = (ROOT / "docs" / "kafka-topics.md").read_text(encoding="utf-8").splitlines()
+    shown = [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines if line.startswith("| tocsin.")]
+    assert shown == [
+        (topic.name, str(topic.partitions), topic.exact["cleanup.policy"], _kept(topic.at_least)) for topic in planned(Kafka())
+    ]
+
+
+def _kept(at_least: dict[str, int]) -> str:
+    if "retention.ms" in at_least:
+        return f"{at_least['retention.ms'] // HOUR} h"
+    return f"every version for {at_least['min.compaction.lag.ms'] // HOUR} h" if "min.compaction.lag.ms" in at_least else ""
