@@ -26,7 +26,6 @@ from connectors.wire import Control, Tick, encode_control, encode_tick
 from detector.agreed import Agreed, Mark, Said
 from detector.follow import following, to_the_end
 from detector.ingest import restart
-from detector.keeper import Fenced
 from detector.lane import Counted, Lane, Taken, decoded
 from detector.process import REFUSED, Beat, Halt, Process
 from detector.router import by_actor
@@ -58,7 +57,7 @@ class Collector(ConsumerRebalanceListener):  # type: ignore[misc]
         self._lock = asyncio.Lock()
         self._logs: list[str] = []
         self._wrote = [0.0] * self.partitions
-        self._last_put = self._committed_at = 0.0
+        self._last_put = self._committed_at = self._proved_at = 0.0
         self._clock = self._clock_wall = 0
         self._control = Control()
         self._tasks: list[asyncio.Task[None]] = []
@@ -212,7 +211,8 @@ class Collector(ConsumerRebalanceListener):  # type: ignore[misc]
                     return
                 if polled:
                     await self._begin(list(polled))
-                    self._take(polled, at)
+                    await self._prove(at)
+                    self._take(polled)
                 await self._maybe_commit()
             await self.process.out.room()
             # Rows that come just after others wait a little for more to leave with.
@@ -229,7 +229,14 @@ class Collector(ConsumerRebalanceListener):  # type: ignore[misc]
                 self.lanes[tp].position = (await self._consumer.beginning_offsets([tp]))[tp]
             await self._commit(move=False)
 
-    def _take(self, polled: dict[TopicPartition, list[Any]], at: float) -> None:
+    async def _prove(self, polled_at: float) -> None:
+        """Make sure that what was polled was ours to read. Whoever takes a log over looks where it ends, and resolves up to there as we
+        did; what a process reads beyond that, which stood still and does not know that it was taken for dead, must not go out."""
+        if polled_at - self._proved_at > self.config.worker.session_seconds / 2:
+            # The broker refuses this to one that is no member any more.
+            await self._commit(move=False)
+
+    def _take(self, polled: dict[TopicPartition, list[Any]]) -> None:
         """Decode, resolve, route: everything that was polled, in one step."""
         if self.names.full:
             restart(self.names, [])
@@ -255,8 +262,6 @@ class Collector(ConsumerRebalanceListener):  # type: ignore[misc]
                 blocks.append(taken.block)
                 arrived = min(arrived or taken.arrived, taken.arrived)
                 self._see(int(taken.block.time.max()))
-        if time.monotonic() - at > self.config.worker.session_seconds / 2:
-            raise Fenced("this process stood still for so long that another may have taken over what it has read")
         if not blocks:
             return
         for partition, data in by_actor(Block.concat(blocks), tuple(self._logs), arrived, self.partitions):
@@ -334,7 +339,9 @@ class Collector(ConsumerRebalanceListener):  # type: ignore[misc]
                 )
                 offsets[tp] = (lane.position, msgspec.json.encode(mark).decode())
         if offsets:
+            began = time.monotonic()
             await self._consumer.commit(offsets)
+            self._proved_at = began
         if move:
             self.agreed.advance(upto)
         for tp, lane in self.lanes.items():

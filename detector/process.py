@@ -103,7 +103,7 @@ class Process:
         self.health = Health(self.metrics, self._missing, listen) if listen else None
         self.client: dict[str, Any] = {}
         self.services: list[Service] = []
-        self._serving = False
+        self._serving = self._drained = False
         self._end: asyncio.Future[Halt | None] | None = None
         self.sender: Sender | None = None
 
@@ -199,10 +199,10 @@ class Process:
         self.client = client(self.kafka)
         self.sender = Sender(self.client, self.fail, linger_ms=0, max_request_size=self.kafka.message_bytes)
         await self.sender.start()
-        try:
-            yield
-        finally:
-            # A broker that is gone must not keep a process that is about to end.
+        yield
+        if self._drained:
+            # A broker that is gone must not keep a process that is about to end. After a fault nothing is stopped: that would send what
+            # waits, although what was made before it may be lost, and whoever reads it would take it for all there was.
             with contextlib.suppress(TimeoutError, BrokerError):
                 await asyncio.wait_for(self.sender.stop(), 5.0)
 
@@ -236,6 +236,7 @@ class Process:
         except (TimeoutError, BrokerError, Halt, Undelivered, Fenced) as error:
             log.error(f"could not drain in time: {error!r}; what was not kept is folded again")
             return AGAIN
+        self._drained = True
         # Whoever does not get his answer in time is found out after the session's length.
         await asyncio.wait([asyncio.ensure_future(service.leave()) for service in started], timeout=LEAVE_SECONDS)
         log.info("drained")

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
 
 from connectors.wire import HEADER
 
@@ -115,7 +114,8 @@ class Sender:
                     future.add_done_callback(self._landed)
                     self._sent += 1
                 self._work.clear()
-        except (KafkaError, OSError) as error:
+        except Exception as error:
+            # Everything: a sender that has died in silence would look like a broker that never answers.
             self._fail(error)
 
     def _landed(self, future: asyncio.Future[Any]) -> None:

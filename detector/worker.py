@@ -19,6 +19,7 @@ from faust.types import TP
 
 from connectors import ocsf
 from connectors.alert import Alert
+from connectors.deadletter import LETTER_SCHEMA, DeadLetter, encode
 from connectors.status import Canary, Lag, Message, Newcomers
 from connectors.wire import WireError
 from detector.checkpoint import meaning
@@ -48,6 +49,8 @@ class Part:
         self.keeper = keeper
         self.lock = asyncio.Lock()
         self.closed = False
+        #: A message has left the state half changed: it must not be kept.
+        self.spoilt = False
         self.sought = -1
         self.saved_at = time.monotonic()
         self.taken_bytes = 0
@@ -128,8 +131,8 @@ class Worker:
     async def stop(self) -> None:
         """See ``Service``."""
         self._stopping = True
-        for partition in list(self.parts):
-            await self._release(partition)
+        # All at once: each is a transaction of its own, and most of the time is spent on waiting for the broker.
+        await asyncio.gather(*(self._release(partition) for partition in list(self.parts)))
 
     async def leave(self) -> None:
         """See ``Service``."""
@@ -192,8 +195,7 @@ class Worker:
                     await self.app.consumer.seek(TP(self.reads, partition), part.stage.applied)
                 return
             if offset in part.keeper.skips:
-                part.stage.applied = offset + 1
-                log.warning(f"{self.reads} {partition}: the block at {offset} is skipped, as was asked")
+                self._put_aside(part, partition, offset, data)
                 return
             self._send(await self._folded(part, partition, offset, data, time_), partition)
             part.taken_bytes += len(data)
@@ -208,12 +210,31 @@ class Worker:
         except WireError as error:
             raise Halt(REFUSED, f"{self.reads} {partition} at {offset}: {error}. {self._skip(partition, offset)}") from error
         except Exception as error:
+            part.spoilt = True
+            if part.saving is not None:
+                # A copy from before, in a transaction of the same producer.
+                await part.saving
             crashes = await part.keeper.crashed(offset)
             if crashes < CRASHES:
                 log.exception(f"{self.reads} {partition}: crash {crashes} at the block at {offset}")
                 raise Halt(AGAIN, f"{self.reads} {partition}: the block at {offset} made the core raise {error!r}") from error
             sentence = f"{self.reads} {partition}: the block at {offset} has made the core raise {crashes} times: {error!r}"
             raise Halt(REFUSED, f"{sentence}. {self._skip(partition, offset)}") from error
+
+    def _put_aside(self, part: Part, partition: int, offset: int, data: bytes) -> None:
+        """Pass over a message, as someone has asked for; it goes to the dead letters."""
+        letter = DeadLetter(
+            reason="skipped",
+            message=f"a block that {self.name} was told to skip",
+            source=self.name,
+            topic=self.reads,
+            partition=partition,
+            offset=offset,
+            raw=data,
+        )
+        self.process.out.put(Letter(self.process.topics.deadletter, None, None, encode(letter), LETTER_SCHEMA))
+        part.stage.applied = offset + 1
+        log.warning(f"{self.reads} {partition}: the block at {offset} is skipped, as was asked")
 
     def _skip(self, partition: int, offset: int) -> str:
         return f"Nothing is lost; to put this block aside and go on: tocsin skip {self.name} {partition} {offset}"
@@ -268,7 +289,12 @@ class Worker:
             return part
         async with self._opening.setdefault(partition, asyncio.Lock()):
             if partition not in self.parts and partition in self._assigned and not self._stopping:
-                self.parts[partition] = await self._opened(partition)
+                part = await self._opened(partition)
+                if partition not in self._assigned:
+                    # Taken from us while it was opened: whoever has it now fences us, and is not to be fenced by us.
+                    await part.keeper.close()
+                    return None
+                self.parts[partition] = part
         return self.parts.get(partition)
 
     async def _opened(self, partition: int) -> Part:
@@ -321,11 +347,10 @@ class Worker:
     async def _on_revoked(self, _: Any, revoked: Any, **__: Any) -> None:
         gone = {each.partition for each in revoked if each.topic == self.reads}
         self._assigned -= gone
-        for partition in sorted(gone):
-            try:
-                await self._release(partition)
-            except BaseException as error:
-                self.process.fail(error)
+        try:
+            await asyncio.gather(*(self._release(partition) for partition in sorted(gone)))
+        except BaseException as error:
+            self.process.fail(error)
 
     async def _release(self, partition: int) -> None:
         """Keep what is not kept yet, and let go."""
@@ -336,7 +361,7 @@ class Worker:
             part.closed = True
         if part.saving is not None:
             await part.saving
-        if part.stage.applied != part.keeper.saved:
+        if part.stage.applied != part.keeper.saved and not part.spoilt:
             await self._save(part, partition)
         del self.parts[partition]
         self.metrics.let_go(self.reads, partition)
