@@ -24,7 +24,7 @@ from detector.checkpoint import StateError
 from detector.config import Config, ConfigError, read
 from detector.ledger import LedgerFailed
 from detector.respond import observer
-from replay import dlq, screen
+from replay import control, dlq, screen
 from replay.explain import explain as explained
 from replay.play import Plan, Summary, play
 from replay.worker import worker
@@ -232,6 +232,7 @@ def explain(
 app.command()(worker)
 
 
+app.add_typer(control.app, name="control")
 app.add_typer(dlq.app, name="dlq")
 
 

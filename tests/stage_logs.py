@@ -10,7 +10,7 @@ from connectors import ocsf
 from connectors.alert import Alert
 from connectors.event import Block
 from connectors.names import Names
-from connectors.wire import Tick, encode_tick
+from connectors.wire import Control, Tick, encode_control, encode_tick
 from detector.checkpoint import meaning
 from detector.config import Config
 from detector.router import by_actor
@@ -102,6 +102,10 @@ class Logs:
     def tick(self, clock: int) -> None:
         for partition in range(self.partitions):
             self.topics["by_actor", partition].append(encode_tick(Names(), Tick(clock, 0)))
+
+    def govern(self, version: int, text: str) -> None:
+        for partition in range(self.partitions):
+            self.topics["by_actor", partition].append(encode_control(Names(), Control(version, text)))
 
     def drain(self) -> None:
         """Run all workers, in a shuffled order, until no log has anything left."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 import pytest
 
 from connectors import ocsf
+from connectors.event import block_of
+from connectors.names import Names
+from connectors.wire import Tick, WireError, encode_tick
 from detector.config import Config, parse
 from detector.pipeline import Cores
 from detector.snapshot import digest
-from tests.logs import cut, log
+from tests.logs import START, cut, log, row
 from tests.stage_logs import Logs, whole_records
 
 
@@ -33,7 +36,7 @@ def test_one_partition_gives_the_alerts_of_the_embedded_detector_byte_for_byte()
     assert logs.told() == embedded(block, given)
 
 
-@pytest.mark.parametrize("seed", (1, 2))
+@pytest.mark.parametrize("seed", [1, 2])
 def test_whatever_crashes_every_event_counts_once_and_every_state_is_the_fold_of_its_log(seed: int) -> None:
     given, block = config(), log(900, seed, hours=400.0)
     logs = Logs(given, 3, seed, names_limit=60)
@@ -58,3 +61,70 @@ def test_whatever_crashes_every_event_counts_once_and_every_state_is_the_fold_of
             for each in (calm, logs)
         ]
         assert seen[0] == seen[1]
+
+
+def test_a_configuration_of_the_log_holds_from_its_place_on_and_after_a_restart() -> None:
+    given, block = config(), log(600, 5, hours=400.0)
+    logs = Logs(given, 2)
+    parts = list(whole_records(block, 50))
+    for part in parts[:4]:
+        logs.ingest(part)
+    logs.drain()
+    assert {worker.stage.control.version for worker in logs.workers.values()} == {0}
+    logs.govern(1, "budget.alerts_per_day = 3\n")
+    for part in parts[4:]:
+        logs.ingest(part)
+    logs.drain()
+    judges = [worker for (name, _), worker in logs.workers.items() if name == "fuse"]
+    assert {judge.stage.judges["main"].state.budget.per_day for judge in judges} == {3.0}
+    for worker in logs.workers.values():
+        worker.begin_checkpoint()
+        worker.end_checkpoint()
+        before = digest(worker.stage)
+        worker.open()
+        assert digest(worker.stage) == before
+    assert {judge.stage.judges["main"].state.budget.per_day for judge in judges} == {3.0}
+    logs.govern(1, "budget.alerts_per_day = 9\n")
+    logs.drain()
+    assert {judge.stage.judges["main"].state.budget.per_day for judge in judges} == {3.0}
+
+
+def test_a_configuration_that_would_change_what_profiles_mean_stops_the_worker() -> None:
+    logs = Logs(config(), 1)
+    logs.govern(1, "time.lateness_minutes = 5\n")
+    with pytest.raises(WireError, match=r"changes \[signals\], \[calibration\] or \[time\]"):
+        logs.drain()
+
+
+def test_a_stage_refuses_a_block_of_a_newer_version_and_is_left_as_it_was() -> None:
+    logs = Logs(config(), 1)
+    logs.topics["by_actor", 0].append(encode_tick(Names(), Tick(0, 0)).replace(b'"version":1', b'"version":9'))
+    worker = logs.workers["actor", 0]
+    before = digest(worker.stage)
+    with pytest.raises(WireError, match="block of version 9; this release reads 1 to 1"):
+        worker.step()
+    assert digest(worker.stage) == before
+
+
+def test_rows_of_one_record_over_two_blocks_would_be_lost_which_is_why_nobody_splits_them() -> None:
+    names = Names()
+    rows = [row(names, 7, START + each, "user:ann", f"host:h{each}") for each in range(4)]
+    whole, split = Logs(config(), 1), Logs(config(), 1)
+    whole.ingest(block_of(names, "made_up", rows))
+    for part in cut(block_of(names, "made_up", rows), [2]):
+        split.ingest(part)
+    for logs in (whole, split):
+        logs.drain()
+    assert [logs.workers["actor", 0].stage.rows for logs in (whole, split)] == [4, 2]
+
+
+def test_a_suppressed_identity_opens_no_alert_until_its_time_is_over() -> None:
+    block = log(3000)
+    told = {ocsf.alert_of(each).blamed for each in embedded(block, config())}
+    someone = min(told)
+    until = "2024-06-01T00:00:00Z"
+    text = f'[[suppressions]]\nreason = "a test"\nowner = "soc"\nscope = ["{someone}"]\nuntil = {until}\n'
+    assert {ocsf.alert_of(each).blamed for each in embedded(block, parse("budget.alerts_per_day = 2000\n" + text))} >= told - {someone}
+    assert someone not in {ocsf.alert_of(each).blamed for each in embedded(block, parse("budget.alerts_per_day = 2000\n" + text))}
+    over = text.replace("2024-06-01", "2023-06-01")
+    assert someone in {ocsf.alert_of(each).blamed for each in embedded(block, parse("budget.alerts_per_day = 2000\n" + over))}
