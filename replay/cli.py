@@ -25,6 +25,7 @@ from detector.config import Config, ConfigError, read
 from detector.ledger import LedgerFailed
 from detector.respond import observer
 from replay import control, dlq, screen
+from replay.accept import accept
 from replay.explain import explain as explained
 from replay.play import Plan, Summary, play
 from replay.worker import worker
@@ -230,6 +231,7 @@ def explain(
 
 
 app.command()(worker)
+app.command("accept-topic")(accept)
 
 
 app.add_typer(control.app, name="control")

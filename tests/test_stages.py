@@ -11,12 +11,19 @@ from connectors.wire import Tick, WireError, encode_tick
 from detector.config import Config, parse
 from detector.pipeline import Cores
 from detector.snapshot import digest
+from detector.stages import FuseStage
 from tests.logs import START, cut, log, row
 from tests.stage_logs import Logs, whole_records
 
 
 def config() -> Config:
     return parse("budget.alerts_per_day = 2000\n")
+
+
+def budgets(logs: Logs) -> set[float]:
+    """Alerts a day that the judges' main lines are ready to give."""
+    judges = [worker.stage for worker in logs.workers.values()]
+    return {judge.judges["main"].state.budget.per_day for judge in judges if isinstance(judge, FuseStage)}
 
 
 def embedded(block, given: Config) -> list[bytes]:  # type: ignore[no-untyped-def]
@@ -75,18 +82,17 @@ def test_a_configuration_of_the_log_holds_from_its_place_on_and_after_a_restart(
     for part in parts[4:]:
         logs.ingest(part)
     logs.drain()
-    judges = [worker for (name, _), worker in logs.workers.items() if name == "fuse"]
-    assert {judge.stage.judges["main"].state.budget.per_day for judge in judges} == {3.0}
+    assert budgets(logs) == {3.0}
     for worker in logs.workers.values():
         worker.begin_checkpoint()
         worker.end_checkpoint()
         before = digest(worker.stage)
         worker.open()
         assert digest(worker.stage) == before
-    assert {judge.stage.judges["main"].state.budget.per_day for judge in judges} == {3.0}
+    assert budgets(logs) == {3.0}
     logs.govern(1, "budget.alerts_per_day = 9\n")
     logs.drain()
-    assert {judge.stage.judges["main"].state.budget.per_day for judge in judges} == {3.0}
+    assert budgets(logs) == {3.0}
 
 
 def test_a_configuration_that_would_change_what_profiles_mean_stops_the_worker() -> None:
