@@ -127,6 +127,7 @@ class Worker:
         """See ``Service``."""
         self.app.finalize()
         await self.app.maybe_start()
+        self._quiet = asyncio.create_task(self._save_the_quiet())
 
     async def stop(self) -> None:
         """See ``Service``."""
@@ -372,9 +373,18 @@ class Worker:
         worker = self.config.worker
         if part.saving is not None and not part.saving.done():
             return
+        if part.stage.applied == part.keeper.saved or part.spoilt:
+            return
         due = time.monotonic() - part.saved_at >= worker.checkpoint_seconds or part.taken_bytes >= worker.checkpoint_megabytes * 1e6
         if due and not part.closed and part.stage.quick():
             part.saving = asyncio.create_task(self._saved(part, partition))
+
+    async def _save_the_quiet(self) -> None:
+        """A partition to which nothing comes has its checkpoint, too: nobody folds again what was folded hours ago."""
+        while True:
+            await asyncio.sleep(1.0)
+            for partition, part in self.parts.items():
+                self._maybe_save(part, partition)
 
     async def _saved(self, part: Part, partition: int) -> None:
         try:

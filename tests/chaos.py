@@ -137,8 +137,8 @@ class Site:
             "kafka.prefix": f'"{self.prefix}"',
             "kafka.partitions": str(partitions),
             "kafka.raw": f"[{listed}]",
-            "worker.checkpoint_seconds": "2",
-            "worker.session_seconds": "6",
+            "worker.checkpoint_seconds": "5",
+            "worker.session_seconds": "10",
             "worker.tick_seconds": "0",
         }
         for line in filter(None, settings.splitlines()):
@@ -257,42 +257,21 @@ class Site:
 
     # The end
 
-    def settle(self, seconds: float = 120.0) -> None:
-        """Wait until ingest has committed everything and nothing is written any more."""
-        until(lambda: self._all("ingest"), "ingest has read everything", seconds, 0.3)
-        ours = [self.topics.by_actor, self.topics.by_object, self.topics.evidence, self.topics.budget, self.topics.alerts]
-        last: list[Any] = [None, 0.0]
+    def at_the_end(self, *stages: str) -> bool:
+        """Whether these stages have checkpoints at the end of everything they read."""
+        before = [self.inputs(stage) for stage in stages]
+        held = [self.committed(stage) for stage in stages]
+        done = all(kept.get(place, -1) == end for ends, kept in zip(before, held, strict=True) for place, end in ends.items())
+        return done and before == [self.inputs(stage) for stage in stages]
 
-        def still() -> bool:
-            now = self.ends(*ours)
-            if now != last[0]:
-                last[:] = now, time.monotonic()
-            return time.monotonic() - last[1] > 2.0
-
-        until(still, "nothing is written any more", seconds, 0.3)
-
-    def _all(self, stage: str) -> bool:
-        committed = self.committed(stage)
-        return all(committed.get(place, -1) == end for place, end in self.inputs(stage).items())
-
-    def finish(self, seconds: float = 180.0) -> float:
-        """End every process by SIGTERM when all is read, one stage after the other, and go on until every checkpoint stands at the end
-        of its log. Returns the longest that an end has taken, seconds."""
-        deadline = time.monotonic() + seconds
-        longest = 0.0
-        behind = ["everything"]
-        while behind:
-            assert time.monotonic() < deadline, f"not at the end of their logs: {behind}"
-            self.settle(max(deadline - time.monotonic(), 1.0))
-            for stage in STAGES:
-                longest = max([longest, *(self.end(m) for m in self.members.values() if stage in m.stages and m.wanted)])
-            behind = [stage for stage in STAGES if not self._all(stage)]
-            for member in self.members.values() if behind else ():
-                # What the last of one stage sent when the next had gone already.
-                if set(member.stages) & set(behind):
-                    member.begin()
-                    member.wanted = True
-        return longest
+    def finish(self, seconds: float = 240.0) -> float:
+        """End every process by SIGTERM when all is read and every checkpoint stands at the end of its log; ingest, where it is alone,
+        before the others. Returns the longest that an end has taken, seconds."""
+        alone = [member for member in self.members.values() if member.wanted and member.stages == ("ingest",)]
+        until(lambda: self.at_the_end("ingest"), "ingest has read everything", seconds, 0.5)
+        longest = max(map(self.end, alone), default=0.0)
+        until(lambda: self.at_the_end(*STAGES), "every checkpoint stands at the end of its log", seconds, 0.5)
+        return max([longest, *(self.end(member) for member in self.members.values() if member.wanted)])
 
     def end(self, member: Member) -> float:
         """End one process in good order. Returns the seconds it took."""

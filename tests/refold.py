@@ -16,7 +16,7 @@ from detector.checkpoint import meaning
 from detector.rows import ActorSide
 from detector.singles import SINGLE, STAGES
 from detector.snapshot import digest, restore
-from detector.stages import Out, Shared, Stage
+from detector.stage import Out, Shared, Stage
 from tests.chaos import READS, Site
 
 
@@ -178,8 +178,7 @@ class Refold:
 
     def expected(self, log: str, many: int) -> np.ndarray:
         """Rows of each record of a raw log: one, but for those that were put aside. Override where records yield more."""
-        rows = np.ones(many, np.int64)
-        return rows
+        return np.ones(many, np.int64)
 
     def _counts(self, name: str) -> list[str]:
         found = []
@@ -192,7 +191,7 @@ class Refold:
         return found
 
     def _sent(self) -> list[str]:
-        """What the folds send on is what the next topic holds, with nothing missing and nothing besides; repeats with the same bytes."""
+        """What the folds send on is what the next topic holds, nothing missing and nothing besides; repeats with the same bytes."""
         found = []
         for topic, partitions in (("evidence", self.many), ("budget", 1)):
             for partition in range(partitions):

@@ -16,7 +16,7 @@ DAY = 86_400
 
 
 def flows(many: int, seed: int = 0, days: float = 6.0, hosts: int = 120, servers: int = 24) -> Iterator[bytes]:
-    """Zeek conn records: hosts that keep to a few servers, and from the middle on now and then one that scans, or carries a lot away."""
+    """Zeek conn records: hosts that keep to a few servers, from the middle on now and then one that scans and carries a lot away."""
     draw = random.Random(seed)
     step = days * DAY / many
     odd = 0
