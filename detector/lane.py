@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from connectors.deadletter import LETTER_BYTES, DeadLetter
+from connectors.deadletter import LETTER_BYTES, DeadLetter, retried_from
 from connectors.event import MINUTE, Block, Reject
 from connectors.sources import Source
 from connectors.wire import log_name
@@ -53,7 +53,7 @@ class Lane:
 
 
 def decoded(lane: Lane, messages: list[Any], ahead_minutes: float) -> Taken:
-    """Decode and resolve a batch of a log's messages (``value``, ``offset``, ``timestamp`` in milliseconds, -1 = unknown)."""
+    """Decode and resolve a batch of a log's messages (``value``, ``offset``, ``headers``, ``timestamp`` in ms, -1 = unknown)."""
     records = [message.value if message.value is not None else b"" for message in messages]
     offsets = np.array([message.offset for message in messages], np.int64)
     arrivals = np.array([message.timestamp for message in messages], np.int64) * 1000
@@ -83,6 +83,7 @@ def decoded(lane: Lane, messages: list[Any], ahead_minutes: float) -> Taken:
             offset=int(offsets[reject.record]),
             arrived=int(arrivals[reject.record]),
             raw=records[reject.record][:LETTER_BYTES],
+            retried_from=retried_from(messages[reject.record].headers),
         )
         for reject in rejects
     ]
