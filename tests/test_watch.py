@@ -16,6 +16,7 @@ from connectors.status import Canary, Heartbeat, Lag, Message, Newcomers, Source
 from detector.blindspots import Watch
 from detector.checkpoint import StateError
 from detector.config import parse
+from detector.notices import Notices
 from detector.watch import Watcher, allowed
 
 Entry = tuple[int, Message]
@@ -240,6 +241,20 @@ def test_what_is_not_heard_of_for_long_is_closed_and_forgotten(watcher: Watcher)
         ("close", "source/zeek.conn/zeek_conn"),
     }
     assert len(watcher.dump()) <= before
+
+
+def test_a_notice_that_grows_more_severe_is_told_at_once_and_does_not_calm_down_before_it_is_over() -> None:
+    notices, about = Notices(), "service:tocsin/x"
+    said = [notices.say(time, about, "x", severity) for time, severity in ((0, 2), (1, 2), (2, 4), (3, 2), (DAY + 2, 2))]
+    assert [[(alert.activity, alert.revision, alert.severity) for alert in alerts] for alerts in said] == [
+        [("open", 0, 2)],
+        [],
+        [("update", 1, 4)],
+        [],
+        [("update", 2, 4)],
+    ]
+    assert [alert.activity for alert in notices.over(DAY + 3, about, "over")] == ["close"]
+    assert notices.over(DAY + 4, about, "over") == []
 
 
 def test_a_notice_is_a_valid_finding_at_every_revision(watcher: Watcher) -> None:
