@@ -65,8 +65,8 @@ appender.console.layout.type = PatternLayout
 appender.console.layout.pattern = %d %p %m (%c)%n
 """
 
-#: Ends the broker when whoever started it is gone without having stopped it (kill -9 of pytest).
-_WATCH = 'while kill -0 "$2" 2>/dev/null; do kill -0 "$1" 2>/dev/null || { "$3" "$4" "$5"; exit; }; sleep 1; done'
+#: Ends the broker, and removes its folder, when whoever started it is gone without having stopped it (kill -9 of pytest).
+_WATCH = 'while kill -0 "$2" 2>/dev/null; do kill -0 "$1" 2>/dev/null || { "$3" "$4" "$5"; sleep 1; rm -rf "$6"; exit; }; sleep 1; done'
 
 
 class NoBroker(RuntimeError):
@@ -158,6 +158,7 @@ class Broker:
         # The first compiler only, and the collector that needs no threads.
         self._java = [f"-Xmx{heap_mb}m", *(("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC") if quick else ())]
         self._process: subprocess.Popen[bytes] | None = None
+        self._watch: subprocess.Popen[bytes] | None = None
         self._paused = False
         self.folder = Path(tempfile.mkdtemp(prefix="tocsin-kafka-"))
         self.log = self.folder / "broker.log"
@@ -204,13 +205,13 @@ class Broker:
                 start_new_session=True,
             )
         stop = ("docker", "kill", self._name) if self._image else ("kill", "-9", str(self._process.pid))
-        subprocess.Popen(
-            ["sh", "-c", _WATCH, "watch", str(os.getpid()), str(self._process.pid), *stop],
+        self._watch = subprocess.Popen(
+            ["sh", "-c", _WATCH, "watch", str(os.getpid()), str(self._process.pid), *stop, str(self.folder)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
-        ).returncode = 0  # ends by itself; nobody waits for it
+        )
         deadline = time.monotonic() + _START_SECONDS
         while _READY not in self.log.read_bytes()[written:]:
             if self._process.poll() is not None or time.monotonic() > deadline:
@@ -281,7 +282,10 @@ class Broker:
         except subprocess.TimeoutExpired:
             self._signal(signal.SIGKILL)
             self._process.wait(seconds)
-        self._process = None
+        if self._watch is not None:
+            self._watch.kill()
+            self._watch.wait(seconds)
+        self._process = self._watch = None
         self._paused = False
 
 

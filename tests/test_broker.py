@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 import subprocess
@@ -74,8 +75,10 @@ def test_a_paused_broker_answers_when_it_goes_on_and_not_before(own: Broker) -> 
     assert asyncio.run(put_while_paused()) == (False, True)
 
 
-def test_the_command_prints_its_address_and_a_broker_whose_owner_was_killed_ends() -> None:
-    process = subprocess.Popen([sys.executable, "-m", "tests.broker"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+def test_the_command_prints_its_address_and_a_broker_whose_owner_was_killed_ends_and_leaves_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.broker"]
+    surroundings = {**os.environ, "TMPDIR": str(tmp_path)}
+    process = subprocess.Popen(command, cwd=ROOT, env=surroundings, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     address = process.stdout.readline().strip()
     process.stdout.close()
@@ -83,9 +86,10 @@ def test_the_command_prints_its_address_and_a_broker_whose_owner_was_killed_ends
     process.send_signal(signal.SIGKILL)
     process.wait(30)
     deadline = time.monotonic() + 60
-    while _answers(address) and time.monotonic() < deadline:
+    while (_answers(address) or list(tmp_path.glob("tocsin-kafka-*"))) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not _answers(address)
+    assert list(tmp_path.glob("tocsin-kafka-*")) == []
 
 
 def _answers(address: str) -> bool:
