@@ -169,6 +169,7 @@ class Collector(ConsumerRebalanceListener):  # type: ignore[misc]
                 ends = await self._consumer.end_offsets(assigned) if assigned else {}
                 for tp, (lane, mark) in (await taken_over(self.process, self.sources, ends, self.agreed)).items():
                     self.lanes[tp] = lane
+                    log.info(f"{tp.topic} {tp.partition}: open at {lane.position}")
                     if mark.clock > self._clock:
                         self._clock, self._clock_wall = mark.clock, mark.wall
             except Exception as error:

@@ -63,6 +63,7 @@ class Member:
         if self.instance:
             command += ["--instance", self.instance]
         self.lives += 1
+        self._opened_before = self.opened()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(  # noqa: S603  our own command
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=os.environ | self.site.environment
@@ -78,8 +79,12 @@ class Member:
         return [json.loads(line) for line in raw if line.startswith("{")]
 
     def opened(self) -> int:
-        """Partitions opened over all lives."""
+        """Partitions and raw logs opened over all lives."""
         return self.said(": open at ")
+
+    def at_work(self) -> bool:
+        """Whether the process that runs now has opened something."""
+        return self.process is not None and self.process.poll() is None and self.opened() > self._opened_before
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the process as it runs now."""
@@ -208,23 +213,22 @@ class Site:
 
     def ready(self, many: int | None = None) -> None:
         """Wait until every partition of every stage that is run was opened."""
-        wanted = many or sum(
-            1 if stage == "budget" else self.config.kafka.partitions
-            for stage in {each for member in self.members.values() for each in member.stages}
-            if stage != "ingest"
-        )
+        stages = {each for member in self.members.values() for each in member.stages}
+        of = {"budget": 1, "ingest": sum(partitions for _, partitions in self.raw.values())}
+        wanted = many or sum(of.get(stage, self.config.kafka.partitions) for stage in stages)
         until(lambda: sum(member.opened() for member in self.members.values()) >= wanted, f"{wanted} partitions open")
 
-    def kills(self, many: int, seed: int, seconds: tuple[float, float] = (0.2, 3.0)) -> dict[str, int]:
-        """Kill members one after the other, drawn with ``seed``, each only when it lives. Returns how often each was."""
+    def kills(self, many: int, seed: int, seconds: tuple[float, float] = (0.1, 2.0)) -> dict[str, int]:
+        """Kill members that are at work at random moments, drawn with ``seed``. Returns how often each was."""
         draw = random.Random(seed)
         killed: dict[str, int] = {}
         for _ in range(many):
+            until(lambda: any(member.at_work() for member in self.members.values()), "somebody is at work")
             time.sleep(draw.uniform(*seconds))
-            member = draw.choice(list(self.members.values()))
-            lives = member.lives
+            # Whoever was killed least, so that every stage has its turn.
+            at_work = [member for member in self.members.values() if member.at_work()] or list(self.members.values())
+            member = min(at_work, key=lambda each: (killed.get(each.name, 0), draw.random()))
             member.kill()
-            until(lambda m=member, n=lives: m.lives > n, f"{member.name} is started again")  # type: ignore[misc]
             killed[member.name] = killed.get(member.name, 0) + 1
         return killed
 
