@@ -76,9 +76,8 @@ def test_a_paused_broker_answers_when_it_goes_on_and_not_before(own: Broker) -> 
 
 
 def test_the_command_prints_its_address_and_a_broker_whose_owner_was_killed_ends_and_leaves_nothing(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.broker"]
     surroundings = {**os.environ, "TMPDIR": str(tmp_path)}
-    process = subprocess.Popen(command, cwd=ROOT, env=surroundings, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-m", "tests.broker"], cwd=ROOT, env=surroundings, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     address = process.stdout.readline().strip()
     process.stdout.close()
