@@ -44,10 +44,16 @@ def wrong_tocsin(words: list[str]) -> str:
     name, *arguments = words or [""]
     if name not in group.commands:
         return f"no such command: {name}"
+    command: Any = group.commands[name]
+    while arguments and arguments[0] in getattr(command, "commands", {}):
+        name, *arguments = arguments
+        command = command.commands[name]
     if arguments == ["--help"]:
         return ""
+    if hasattr(command, "commands"):
+        return f"no such command of {name}: {' '.join(arguments) or 'none given'}"
     try:
-        group.commands[name].make_context(name, arguments)
+        command.make_context(name, arguments)
     except (Exception, SystemExit) as error:  # typer keeps its own exceptions private
         return f"{error!r}"
     return ""
@@ -205,6 +211,9 @@ def test_every_command_in_a_document_parses(document: str) -> None:
         "uv run tocsin replay --no-such-option x",
         "uv run tocsin demo --days many",
         "uv run tocsin check",
+        "uv run tocsin dlq",
+        "uv run tocsin dlq burn",
+        "uv run tocsin dlq list --no-such-option",
         "uv run pytest tests/no_such_test.py",
         "uv run python -m benchmarks.no_such_benchmark",
         "uv run python -m benchmarks.throughput --no-such-option",
