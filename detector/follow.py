@@ -7,11 +7,22 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+#: Bytes asked for at once, of a partition: several records of a state.
+LARGEST_FETCH = 8 << 20
 
-async def to_the_end(client: dict[str, Any], topic: str) -> tuple[list[Any], int]:
-    """Every message of a topic's only partition that is there now, in order, and the offset after the last."""
-    place = TopicPartition(topic, 0)
-    consumer = AIOKafkaConsumer(enable_auto_commit=False, auto_offset_reset="earliest", **client)
+
+async def to_the_end(client: dict[str, Any], topic: str, partition: int = 0, *, committed: bool = False) -> tuple[list[Any], int]:
+    """Every message of a partition that is there now, in order, and the offset after the last. ``committed``: only what belongs to no
+    transaction that is open or was given up."""
+    place = TopicPartition(topic, partition)
+    consumer = AIOKafkaConsumer(
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        isolation_level="read_committed" if committed else "read_uncommitted",
+        max_partition_fetch_bytes=LARGEST_FETCH,
+        fetch_max_bytes=4 * LARGEST_FETCH,
+        **client,
+    )
     await consumer.start()
     try:
         consumer.assign([place])

@@ -10,10 +10,11 @@ import asyncio
 from typing import Any
 
 import msgspec
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import InvalidProducerEpoch, ProducerFenced
 
 from connectors.wire import HEADER
+from detector.follow import to_the_end
 from detector.snapshot import HEAD, Snapshot, restore
 from detector.stage import Stage
 
@@ -84,38 +85,22 @@ class Keeper:
         return self._crash.times
 
     async def _read(self) -> dict[str, bytes]:
-        consumer = AIOKafkaConsumer(
-            isolation_level="read_committed",
-            auto_offset_reset="earliest",
-            enable_auto_commit=False,
-            max_partition_fetch_bytes=LARGEST_REQUEST,
-            fetch_max_bytes=4 * LARGEST_REQUEST,
-            **self._client,
-        )
-        await consumer.start()
-        try:
-            consumer.assign([self._state])
-            await consumer.seek_to_beginning(self._state)
-            end = (await consumer.end_offsets([self._state]))[self._state]
-            records: dict[str, bytes] = {}
-            while await consumer.position(self._state) < end:
-                for messages in (await consumer.getmany(timeout_ms=200)).values():
-                    for message in messages:
-                        key = message.key.decode()
-                        if message.value is None:
-                            records.pop(key, None)
-                        else:
-                            records[key] = message.value
-            return records
-        finally:
-            await consumer.stop()
+        held, _ = await to_the_end(self._client, self._state.topic, self._state.partition, committed=True)
+        records: dict[str, bytes] = {}
+        for message in held:
+            if message.value is None:
+                records.pop(message.key.decode(), None)
+            else:
+                records[message.key.decode()] = message.value
+        return records
 
     def snapshot(self) -> Snapshot:
         """A copy of the stage as of now."""
         return Snapshot(self.stage, self._meaning, self._written)
 
-    async def save(self, snapshot: Snapshot, source: TopicPartition) -> int:
-        """Write a copy with the offset of ``source`` up to which it holds. Returns its bytes. Raises Fenced.
+    async def save(self, snapshot: Snapshot, source: TopicPartition | None) -> int:
+        """Write a copy with the offset of ``source`` up to which it holds (None: nobody has read anything). Returns its bytes. Raises
+        Fenced.
 
         Gives way after every record, so that blocks go on being folded.
         """
@@ -132,7 +117,8 @@ class Keeper:
                     kept.update(f"{name}/{number}" for number in range(many))
                 futures += [await self._put(key, None) for key in sorted(self._keys - kept)]
                 await asyncio.gather(*futures)
-                await self._producer.send_offsets_to_transaction({source: snapshot.head.applied}, self._group)
+                if source is not None:
+                    await self._producer.send_offsets_to_transaction({source: snapshot.head.applied}, self._group)
         except (ProducerFenced, InvalidProducerEpoch) as error:
             raise Fenced(f"{self._state.topic} {self._state.partition} is owned by another process by now: {error}") from error
         self._keys = kept

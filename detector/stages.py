@@ -111,7 +111,7 @@ class ObjectStage(Stage):
         self.visit = ObjectVisit(config, partitions)
         self._asked = tuple(ActorVisit(config).signals)
         self._latest = np.zeros((partitions, 2))
-        self._clocks: dict[Line, int] = dict.fromkeys(LINES, 0)
+        self.clocks: dict[Line, int] = dict.fromkeys(LINES, 0)
 
     def take(self, data: bytes, offset: int, time: int = 0) -> Taken:
         """See the base class."""
@@ -133,7 +133,7 @@ class ObjectStage(Stage):
         paths = tuple(log.rpartition("@")[0] for log in packet.logs)
         items: list[tuple[Line, list[Item]]] = []
         for found in self.visit.visit(block, side):
-            told, self._clocks[found.line] = items_of(found, self._clocks[found.line], paths)
+            told, self.clocks[found.line] = items_of(found, self.clocks[found.line], paths)
             items.append((found.line, told))
         return items
 
@@ -157,8 +157,8 @@ class ObjectStage(Stage):
     def _tick(self, tick: Tick) -> list[tuple[Line, list[Item]]]:
         items: list[tuple[Line, list[Item]]] = []
         for line in LINES:
-            self._clocks[line] = max(self._clocks[line], tick.clock)
-            items.append((line, [Item(float(self._clocks[line]))]))
+            self.clocks[line] = max(self.clocks[line], tick.clock)
+            items.append((line, [Item(float(self.clocks[line]))]))
         return items
 
     def _sent(self, items: list[tuple[Line, list[Item]]], packet: Packet, offset: int) -> list[Out]:
@@ -209,7 +209,7 @@ class ObjectStage(Stage):
         """See the base class."""
         yield from super().blobs()
         yield from others(self.visit)
-        yield "object.stage", msgspec.msgpack.encode({"latest": self._latest.tobytes(), "clocks": self._clocks})
+        yield "object.stage", msgspec.msgpack.encode({"latest": self._latest.tobytes(), "clocks": self.clocks})
 
     def load(self, records: dict[str, list[bytes]]) -> None:
         """See the base class."""
@@ -217,7 +217,7 @@ class ObjectStage(Stage):
         load(self.visit, records)
         own = msgspec.msgpack.decode(records["object.stage"][0])
         self._latest[...] = np.frombuffer(own["latest"]).reshape(self._latest.shape)
-        self._clocks = own["clocks"]
+        self.clocks = own["clocks"]
 
 
 class FuseStage(Stage):

@@ -24,7 +24,7 @@ from detector.checkpoint import StateError
 from detector.config import Config, ConfigError, read
 from detector.ledger import LedgerFailed
 from detector.respond import observer
-from replay import control, dlq, screen
+from replay import control, dlq, screen, state
 from replay.accept import accept
 from replay.explain import explain as explained
 from replay.play import Plan, Summary, play
@@ -236,6 +236,7 @@ app.command("accept-topic")(accept)
 
 app.add_typer(control.app, name="control")
 app.add_typer(dlq.app, name="dlq")
+app.add_typer(state.app, name="state")
 
 
 def _version() -> str:
