@@ -61,7 +61,7 @@ class Collector(ConsumerRebalanceListener):  # type: ignore[misc]
         self._clock = self._clock_wall = 0
         self._control = Control()
         self._tasks: list[asyncio.Task[None]] = []
-        self._stopping = False
+        self._stopping = self._joined = False
 
     def _source(self, name: str) -> Source:
         if name.endswith(".toml"):
@@ -82,6 +82,8 @@ class Collector(ConsumerRebalanceListener):  # type: ignore[misc]
             group_instance_id=f"{self.process.instance}-ingest" if self.process.instance else None,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
+            # What was given back from the dead letters counts when it counts, and once.
+            isolation_level="read_committed",
             session_timeout_ms=round(worker.session_seconds * 1000),
             heartbeat_interval_ms=round(worker.session_seconds * 200),
             max_poll_interval_ms=600_000,
@@ -108,8 +110,8 @@ class Collector(ConsumerRebalanceListener):  # type: ignore[misc]
         await self._tail.stop()
 
     def ready(self) -> dict[str, str]:
-        """See ``detector.process.Service``."""
-        return {f"{tp.topic}/{tp.partition}": "not begun" for tp, lane in self.lanes.items() if not lane.begun}
+        """See ``detector.process.Service``. A log without records is open as well."""
+        return {} if self._joined else {"ingest": "the broker has not said yet which logs are its"}
 
     def beat(self) -> Beat:
         """See ``detector.process.Service``. Brings the metrics up to date as well."""
@@ -160,7 +162,8 @@ class Collector(ConsumerRebalanceListener):  # type: ignore[misc]
                 except Exception as error:
                     self.process.fail(error)
             for tp in revoked:
-                self.lanes.pop(tp, None)
+                if self.lanes.pop(tp, None) is not None:
+                    self.process.metrics.let_go(tp.topic, tp.partition)
 
     async def on_partitions_assigned(self, assigned: list[TopicPartition]) -> None:
         """Take over where the last owner was."""
@@ -172,6 +175,7 @@ class Collector(ConsumerRebalanceListener):  # type: ignore[misc]
                     log.info(f"{tp.topic} {tp.partition}: open at {lane.position}")
                     if mark.clock > self._clock:
                         self._clock, self._clock_wall = mark.clock, mark.wall
+                self._joined = True
             except Exception as error:
                 self.process.fail(error)
 

@@ -30,9 +30,9 @@ from detector.watch import allowed
 
 log = logging.getLogger("tocsin")
 
-#: Exit codes: all is well; the configuration is wrong; the broker or an input cannot be had; the state or the log is refused, and to
-#: start again would not help; someone else took over or a passing fault, start again.
-OK, MISTAKE, UNREADABLE, REFUSED, AGAIN = 0, 2, 3, 4, 75
+#: Exit codes: all is well; the configuration is wrong; the state or the log is refused, and to start again would not help; the broker
+#: cannot be had; someone else took over or a passing fault, start again.
+OK, MISTAKE, REFUSED, BROKER, AGAIN = 0, 2, 4, 6, 75
 #: Seconds that a process has to drain and let go once it was asked to end: less than supervisors wait before they kill.
 DRAIN_SECONDS = 7.0
 LEAVE_SECONDS = 2.0
@@ -186,8 +186,8 @@ class Process:
             log.error(str(halt), extra={"exit": halt.code})
             return halt.code
         except ValueError as error:
-            log.error(str(error), extra={"exit": UNREADABLE})
-            return UNREADABLE
+            log.error(str(error), extra={"exit": BROKER})
+            return BROKER
 
     def _asked(self) -> None:
         if self._end is not None and not self._end.done():

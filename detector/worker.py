@@ -261,7 +261,7 @@ class Worker:
 
     def _alert(self, alert: Alert) -> None:
         value = ocsf.encode(alert, self.process.version)
-        self.metrics.alerts.labels(alert.line, alert.activity).inc()
+        self.metrics.alerts.labels("notice" if alert.notice else alert.line, alert.activity).inc()
         self.process.out.put(Letter(self.process.topics.alerts, None, alert.uid.encode(), value, SCHEMAS["alerts"]))
 
     def _flush_soon(self) -> None:

@@ -19,7 +19,7 @@ import yaml
 
 from connectors.kafka import Kafka, KafkaError, client
 from detector.config import parse
-from detector.process import AGAIN, MISTAKE, REFUSED, UNREADABLE
+from detector.process import AGAIN, BROKER, MISTAKE, REFUSED
 from tests.checkout import ROOT, code_blocks
 from tests.test_readme import wrong_command
 
@@ -259,7 +259,7 @@ def test_a_unit_comes_back_after_faults_and_not_after_refusals(path: Path) -> No
     assert read["Restart"] == ["on-failure"]
     prevented = {int(code) for code in read["RestartPreventExitStatus"][0].split()}
     assert prevented == {MISTAKE, REFUSED}
-    assert not prevented & {UNREADABLE, AGAIN}
+    assert not prevented & {BROKER, AGAIN}
     assert read["TimeoutStopSec"] == ["15"]
 
 
