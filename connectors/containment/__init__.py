@@ -47,6 +47,8 @@ class Verb(msgspec.Struct, frozen=True, kw_only=True):
     needs: tuple[str, ...]
     #: It loses work or data, or puts a thing out of use that others depend on: two people must have approved it.
     destructive: bool = False
+    #: Its effect can never be seen from here (a message to others): "unverified" is its usual end and no sign of trouble.
+    blind: bool = False
 
 
 class Action(msgspec.Struct, frozen=True, kw_only=True):

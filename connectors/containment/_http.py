@@ -112,7 +112,7 @@ class Reply(msgspec.Struct, frozen=True):
     body: bytes
 
     def json(self) -> Any:
-        """The body as plain JSON data, None where it is empty. Raises CallFailed (down) where it is no JSON: half a reply, a login page."""
+        """The body as plain JSON data, None where it is empty. Raises CallFailed (down) where it is no JSON, as half a reply is."""
         if not self.body.strip():
             return None
         try:
