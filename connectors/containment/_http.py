@@ -6,11 +6,9 @@ No redirects are followed and no proxy is taken from the environment: a credenti
 from __future__ import annotations
 
 import ipaddress
-import os
 import ssl
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
-from pathlib import Path
 from time import monotonic, time
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -18,6 +16,7 @@ from urllib.parse import urlsplit
 import httpx
 import msgspec
 
+from connectors import secret
 from connectors.containment import Trouble, TroubleKind
 
 #: Largest answer read, in bytes: the largest object asked for (a namespace's pods) stays below; a hostile target must not fill memory.
@@ -53,31 +52,15 @@ class CallFailed(Exception):
         self.status = status
 
 
-class Secret(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """Where a secret is: ``{ file = "/run/secrets/x" }`` or ``{ env = "X" }``. It is read when needed and never kept."""
-
-    file: str = ""
-    env: str = ""
-
-    def __post_init__(self) -> None:
-        if bool(self.file) == bool(self.env):
-            raise ValueError("expected a table with either 'file' or 'env'")
+class Secret(secret.Secret, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """A secret of an adapter: where it is missing, the call has failed like one that was refused."""
 
     def read(self) -> str:
         """The secret, without the line end. Raises CallFailed (unauthorised) where it is not there."""
-        if self.env:
-            value = os.environ.get(self.env, "")
-            where = f"environment variable {self.env}"
-        else:
-            where = f"secret file {self.file}"
-            try:
-                value = Path(self.file).read_text(encoding="utf-8").rstrip("\r\n")
-            except (OSError, UnicodeDecodeError) as error:
-                why = error.strerror if isinstance(error, OSError) else "not a text file"
-                raise CallFailed("unauthorised", f"{where}: {why}") from None
-        if not value:
-            raise CallFailed("unauthorised", f"{where} is empty or not set")
-        return value
+        try:
+            return secret.Secret.read(self)
+        except secret.NoSecret as error:
+            raise CallFailed("unauthorised", str(error)) from None
 
 
 class Endpoint(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
