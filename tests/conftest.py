@@ -1,0 +1,3 @@
+"""Fixtures of every test module."""
+
+from tests.kube import kube as kube
