@@ -28,7 +28,7 @@ class Camel(msgspec.Struct, rename="camel", kw_only=True, frozen=True):
     """A piece of an object; fields that are not named are left alone, for every write is a patch."""
 
 
-class Owner(Camel):
+class Owner(Camel, frozen=True):
     """Who an object belongs to."""
 
     kind: str = ""
@@ -36,7 +36,7 @@ class Owner(Camel):
     uid: str = ""
 
 
-class Metadata(Camel):
+class Metadata(Camel, frozen=True):
     """What every object has. ``resourceVersion`` changes with every write, ``uid`` never; the next of the same name has another."""
 
     name: str
@@ -49,7 +49,7 @@ class Metadata(Camel):
     owner_references: list[Owner] = []
 
 
-class Taint(Camel, omit_defaults=True):
+class Taint(Camel, omit_defaults=True, frozen=True):
     """A taint as it stands in a node, so that those of others go back as they came."""
 
     key: str
@@ -58,7 +58,7 @@ class Taint(Camel, omit_defaults=True):
     time_added: str | None = None
 
 
-class Toleration(Camel):
+class Toleration(Camel, frozen=True):
     """What a pod bears."""
 
     key: str = ""
@@ -73,7 +73,7 @@ class Toleration(Camel):
         return self.operator == "Exists" or (bool(self.key) and self.value == (taint.value or ""))
 
 
-class PodSpec(Camel):
+class PodSpec(Camel, frozen=True):
     """Of a pod."""
 
     node_name: str = ""
@@ -81,7 +81,7 @@ class PodSpec(Camel):
     tolerations: list[Toleration] = []
 
 
-class Status(Camel):
+class Status(Camel, frozen=True):
     """Of a pod or a job."""
 
     phase: str = ""
@@ -94,7 +94,7 @@ class Status(Camel):
         return any(one.get("type") == condition and one.get("status") == "True" for one in self.conditions)
 
 
-class Pod(Camel):
+class Pod(Camel, frozen=True):
     """A pod."""
 
     metadata: Metadata
@@ -102,27 +102,27 @@ class Pod(Camel):
     status: Status = Status()
 
 
-class NodeSpec(Camel):
+class NodeSpec(Camel, frozen=True):
     """Of a node."""
 
     unschedulable: bool = False
     taints: list[Taint] = []
 
 
-class Node(Camel):
+class Node(Camel, frozen=True):
     """A node."""
 
     metadata: Metadata
     spec: NodeSpec = NodeSpec()
 
 
-class JobSpec(Camel):
+class JobSpec(Camel, frozen=True):
     """Of a job."""
 
     suspend: bool = False
 
 
-class Job(Camel):
+class Job(Camel, frozen=True):
     """A job."""
 
     metadata: Metadata
@@ -130,13 +130,13 @@ class Job(Camel):
     status: Status = Status()
 
 
-class WorkloadSpec(Camel):
+class WorkloadSpec(Camel, frozen=True):
     """Of a Kueue workload."""
 
     active: bool = True
 
 
-class Workload(Camel):
+class Workload(Camel, frozen=True):
     """A Kueue workload."""
 
     metadata: Metadata
@@ -144,7 +144,7 @@ class Workload(Camel):
     status: Status = Status()
 
 
-class Object(Camel):
+class Object(Camel, frozen=True):
     """Anything of which only the metadata matter."""
 
     metadata: Metadata
