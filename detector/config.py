@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 
+from detector import adapters
+from detector.mistakes import sentence
 from detector.policy import Respond, problems, spelled
 from models.signals import Signal, learners
 
@@ -116,17 +118,10 @@ def _signal(name: str, table: dict[str, Any]) -> Signal:
         signal = msgspec.convert(settings, known[learner])
         signal.visit  # noqa: B018  a setting may be wrong in a way only the learner knows
     except (msgspec.ValidationError, ValueError) as error:
-        raise ConfigError([_sentence(str(error), f"signals.{name}")]) from None
+        raise ConfigError([sentence(str(error), f"signals.{name}")]) from None
     if not 0.0 <= signal.weight <= 1.0:
         raise ConfigError([f"signals.{name}.weight: expected a share between 0 and 1, got {signal.weight}"])
     return signal
-
-
-def _sentence(text: str, prefix: str = "") -> str:
-    """The message of msgspec as ``key: what was expected``."""
-    what, _, path = text.partition(" - at `$")
-    key = ".".join(part for part in (prefix, path.rstrip("`").lstrip(".").replace("[...]", "")) if part)
-    return f"{key or 'the file'}: {what[0].lower()}{what[1:]}"
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -168,7 +163,7 @@ def _mistakes(config: Config) -> list[str]:
     mistakes += [mistake for place, change in enumerate(config.changes) for mistake in _wrong(change, place)]
     if len({pattern for pattern in config.identities.restricted if "*" not in pattern}) > config.limits.actors:
         mistakes.append("identities.restricted: names more identities than limits.actors keeps")
-    return mistakes + problems(config.respond)
+    return mistakes + problems(config.respond) + adapters.mistakes(config.respond.adapters)
 
 
 def _wrong(change: Change, place: int) -> list[str]:
@@ -204,7 +199,7 @@ def parse(text: str) -> Config:
     try:
         config = msgspec.convert(_merge(tomllib.loads(default_text()), given), Config)
     except msgspec.ValidationError as error:
-        raise ConfigError([_sentence(str(error))]) from None
+        raise ConfigError([sentence(str(error))]) from None
     mistakes = _mistakes(config)
     try:
         config.learners()

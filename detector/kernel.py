@@ -145,6 +145,8 @@ def shares(ask: Ask, state: State) -> Stop | None:
 def fresh(ask: Ask, state: State) -> Stop | None:
     """The alert is young, and so is a decision that was interrupted."""
     most = state.policy.respond.max_age_seconds
+    if ask.facts.time - state.now > most * SECOND:
+        return Stop("proposed", "the alert is from the future")
     # What was interrupted counts from its decision: an alert that was fresh then does not age by being retried.
     since, what = (ask.since, "decided") if ask.since else (ask.facts.time, "the alert is from")
     if state.now - since > most * SECOND:

@@ -184,6 +184,10 @@ class Ledger:
 
     def entries(self) -> Iterator[Entry]:
         """Every row, oldest first. Raises LedgerFailed."""
+        return (entry for entry, _ in self.hashed())
+
+    def hashed(self) -> Iterator[tuple[Entry, str]]:
+        """Every row with its hash, oldest first. Raises LedgerFailed."""
         for row in self._read():
             try:
                 plain = {name: row[name] for name in Entry.__struct_fields__}
@@ -193,7 +197,7 @@ class Ledger:
                 entry = msgspec.convert(plain, Entry)
             except (ValueError, TypeError) as error:
                 raise LedgerFailed(f"row {row['seq']} of the ledger is damaged: {error}") from None
-            yield entry
+            yield entry, str(row["hash"])
 
     def counts(self) -> dict[str, int]:
         """How many rows state each result, of all runs there ever were; every word of ``RESULTS`` is there."""

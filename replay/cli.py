@@ -1,7 +1,7 @@
 """The ``tocsin`` command.
 
 Exit codes: 0 done; 2 a mistake in the command or the configuration; 3 an input that cannot be read, or holds nothing to score;
-4 a state file or a ledger that cannot be used; 5 nothing found (``explain``); 130 interrupted.
+4 a state file or a ledger that cannot be used, or does not verify; 5 nothing found (``explain``, ``approvals``); 130 interrupted.
 """
 
 from __future__ import annotations
@@ -9,20 +9,22 @@ from __future__ import annotations
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from connectors import ocsf
 from connectors.sources import INPUTS, available
 from connectors.sources.table import MappingError, read_mapping
 from connectors.trace import TraceError
 from detector.checkpoint import StateError
-from detector.config import Config, ConfigError, read
+from detector.config import ConfigError, read
 from detector.ledger import LedgerFailed
 from detector.respond import observer
-from replay import screen
+from replay import approvals, kpi, ledger, policy, respond, screen
+from replay.exits import MISTAKE, NOTHING, STATE, UNREADABLE, errors
+from replay.exits import config as _config
+from replay.exits import fail as _fail
 from replay.explain import explain as explained
 from replay.play import Plan, Summary, play
 
@@ -34,23 +36,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Streaming behavioural anomaly detection and bounded containment for AI factories.",
 )
-
-MISTAKE, UNREADABLE, STATE, NOTHING = 2, 3, 4, 5
-
-errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-
-
-def _fail(text: str, code: int) -> NoReturn:
-    for line in text.splitlines():
-        errors.print(f"tocsin: {screen.printable(line)}")
-    raise typer.Exit(code)
-
-
-def _config(path: Path | None) -> Config:
-    try:
-        return read(path)
-    except ConfigError as error:
-        _fail(str(error), MISTAKE)
 
 
 def _run(plan: Plan, watcher: screen.Screen) -> Summary:
@@ -197,6 +182,13 @@ def explain(
     if len(found) > 1:
         _fail(f"{alert!r} is the beginning of {len(found)} alerts: {', '.join(sorted(found)[:5])}", MISTAKE)
     typer.echo(explained(next(iter(found.values()))))
+
+
+respond.hook(app)
+policy.hook(app)
+approvals.hook(app)
+ledger.hook(app)
+kpi.hook(app)
 
 
 def _version() -> str:
