@@ -126,12 +126,12 @@ class Stage:
         until("the job runs", lambda: self.read("jobs", name)["status"].get("active") == 1)
         return self.read("jobs", name)
 
-    def owned(self, name: str, **spec: Any) -> dict[str, Any]:
+    def owned(self, name: str, labels: dict[str, str] | None = None, **spec: Any) -> dict[str, Any]:
         """A pod on no node that belongs to something which is there, so that the garbage collector lets it be."""
         owner = self.make("configmaps", "ConfigMap", f"owner-{next(_ids)}")["metadata"]
         reference = {"apiVersion": "v1", "kind": "ConfigMap", "name": owner["name"], "uid": owner["uid"]}
         given = {"containers": [{"name": "c", "image": "none"}], **spec}
-        return self.make("pods", "Pod", name, metadata={"ownerReferences": [reference]}, spec=given)
+        return self.make("pods", "Pod", name, labels=labels or {}, metadata={"ownerReferences": [reference]}, spec=given)
 
     def deployment(self, name: str, replicas: int) -> list[str]:
         """A deployment whose pods run; their names."""
@@ -150,13 +150,25 @@ class Stage:
 
     def action(self, verb: str, target: str) -> Action:
         """An action that is prepared."""
-        ready = self.adapter.prepare(fresh := Action(id=f"a{next(_ids)}", verb=verb, target=target))
+        ready = self.adapter.prepare(fresh := self.unprepared(verb, target))
         assert ready.status == "ready", ready
-        return replace(fresh, snapshot=ready.snapshot)
+        return self.with_snapshot(fresh, ready)
+
+    def unprepared(self, verb: str, target: str) -> Action:
+        """An action of an id of its own."""
+        return Action(id=f"a{self.fresh()}", verb=verb, target=target)
+
+    def with_snapshot(self, action: Action, ready: Prepared) -> Action:
+        """The action with what was read."""
+        return replace(action, snapshot=ready.snapshot)
+
+    def fresh(self) -> int:
+        """A number that was not used."""
+        return next(_ids)
 
     def prepared(self, verb: str, target: str) -> Prepared:
         """What preparing it says."""
-        return self.adapter.prepare(Action(id=f"a{next(_ids)}", verb=verb, target=target))
+        return self.adapter.prepare(self.unprepared(verb, target))
 
 
 def shipped(name: str) -> list[dict[str, Any]]:

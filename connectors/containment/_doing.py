@@ -89,6 +89,8 @@ class ByVerb:
         try:
             return doing.undo(action)
         except CallFailed as error:
+            if error.trouble.kind == "gone":
+                return Undone("already", f"the thing itself is gone: {error.reason}", error.trouble)
             return Undone("failed", error.reason, error.trouble)
 
     def verify_undone(self, action: Action) -> Verified:
@@ -99,6 +101,8 @@ class ByVerb:
         try:
             return doing.verify_undone(action)
         except CallFailed as error:
+            if error.trouble.kind == "gone":
+                return Verified("verified", f"the thing itself is gone: {error.reason}", trouble=error.trouble)
             return Verified("unverified", error.reason, trouble=error.trouble)
 
     def close(self) -> None:
