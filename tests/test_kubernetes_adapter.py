@@ -185,7 +185,7 @@ def test_a_stale_version_is_a_conflict_and_a_lost_race_is_run_again_on_what_is_t
             stage.kube.merge(path, {"metadata": {"labels": {"rack": str(time.monotonic_ns())}}})
         return asked(method, where, **rest)
 
-    stage.adapter.http.call = overtaken  # type: ignore[method-assign]
+    stage.adapter.http.call = overtaken  # type: ignore[method-assign, assignment]
     assert stage.adapter.apply(action).status == "applied"
     assert stage.kube.ask("GET", path)["spec"]["unschedulable"] is True
 

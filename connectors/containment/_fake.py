@@ -122,8 +122,12 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in {"Content-Type": "application/json", "Content-Length": str(len(content)), **given.headers}.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(content)
-        self.wfile.flush()
+        try:
+            self.wfile.write(content)
+            self.wfile.flush()
+        except OSError:
+            # Who asked has lost patience.
+            self.close_connection = True
 
     def log_message(self, format: str, *args: Any) -> None:
         """Not on the terminal."""

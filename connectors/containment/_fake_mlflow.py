@@ -39,8 +39,10 @@ class FakeMlflow(Fake):
             return Answer(401, "You are not authenticated.")
         if not ask.path.startswith(_PREFIX):
             return Answer(404, "Not Found")
-        given = ask.json() if ask.method == "POST" else ask.query
-        user = given["username"]
+        given = (ask.json() if ask.method == "POST" else ask.query) or {}
+        user = given.get("username", "")
+        if not user:
+            return _error(400, "INVALID_PARAMETER_VALUE", "Missing value for required parameter 'username'.")
         if user not in self.grants:
             return _error(404, "RESOURCE_DOES_NOT_EXIST", f"User with username={user} not found")
         how = ask.path.removeprefix(_PREFIX)

@@ -76,7 +76,7 @@ class FakeSlurm(Fake):
     def _node(self, ask: Ask, name: str) -> Answer:
         node = self.nodes.get(name)
         if node is None:
-            return Answer(200, _envelope(errors=[_error(2009, "Invalid node name specified")], nodes=[]))
+            return Answer(200, _envelope(errors=[_error(2018, "Invalid node name specified")], nodes=[]))
         if ask.method == "GET":
             return Answer(200, _envelope(nodes=[node]))
         given = ask.json()

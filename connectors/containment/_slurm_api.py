@@ -18,6 +18,7 @@ _KINDS: dict[int, TroubleKind] = {
     2002: "unauthorised",  # ESLURM_ACCESS_DENIED
     2010: "unauthorised",  # ESLURM_USER_ID_MISSING: what a caller without the rank of an operator gets
     NO_SUCH_JOB: "gone",
+    2018: "gone",  # ESLURM_INVALID_NODE_NAME
     2020: "busy",  # ESLURM_TRANSITION_STATE_NO_UPDATE
     ALREADY_DONE: "gone",
 }

@@ -127,8 +127,10 @@ class DenyRegistry:
             return Undone("already", "nothing of ours is left")
         before, lifted = kept(action).get("before") or {}, False
         for kind in _KINDS:
-            if grants.own(kind, _ALL) == "DENY" and before.get(kind) != "DENY":
-                self._set(user, kind, "DENY", str(before.get(kind, "")))
+            now, then = grants.own(kind, _ALL), str(before.get(kind, ""))
+            # None at all is our own undo, broken off between revoking and granting; anything else is somebody's.
+            if now in ("DENY", "") and now != then:
+                self._set(user, kind, now, then)
                 lifted = True
         # The mark goes last: until it is gone, this is not over.
         self._set(user, "registered_model", "DENY", "", pattern=_MARKED + mark(action))

@@ -49,3 +49,5 @@ class Slurm(ByVerb):
 
 
 ADAPTER = Slurm
+
+__all__ = ["ADAPTER", "Slurm", "SlurmSettings"]
