@@ -71,9 +71,10 @@ class Realm:
 
     def adapter(self, client: str = "tocsin", **changes: Any) -> Adapter:
         """Our adapter, as one of our accounts."""
-        given = {"url": self.server.url, "realm": self.name, "client_id": client, "client_secret": Rehearsed()}
         # On a busy machine of two cores an answer has taken seven seconds.
-        made = Adapter(KeycloakSettings(**given, **{"timeout_seconds": 60, "deadline_seconds": 120, **changes}))
+        patient: dict[str, Any] = {"timeout_seconds": 60, "deadline_seconds": 120}
+        given = {"url": self.server.url, "realm": self.name, "client_id": client, "client_secret": Rehearsed(), **patient, **changes}
+        made = Adapter(KeycloakSettings(**given))
         self._adapters.append(made)
         return made
 
