@@ -94,9 +94,10 @@ class Anchorer:
     def __init__(self, ledger: Ledger, key: Key, keep: Sink, last: bytes = b"", *, rows: int = 100, seconds: int = 300) -> None:
         self._ledger, self._key, self._keep = ledger, key, keep
         self._rows, self._seconds = rows, seconds
+        before = msgspec.json.decode(last, type=Anchor) if last else None
         self._previous = _link(last) if last else ""
-        self._anchored = msgspec.json.decode(last, type=Anchor).seq if last else 0
-        self._time = 0
+        self._anchored = before.seq if before else 0
+        self._time = before.time if before else 0
 
     def tick(self, now: int, *, at_once: bool = False) -> bool:
         """Keep an anchor if one is due; whether one was. ``now``: microseconds. Raises AnchorFailed where it cannot be kept."""

@@ -48,9 +48,9 @@ def _stranger(decision: PersonDecision, vouched: str, respond: Respond) -> str:
         except (BadKey, NoSecret) as error:
             return f"the key of {decision.person}: {error}"
         return "" if signed else f"not signed with the key of {decision.person}"
-    return (
-        "" if vouched == decision.person else f"nothing shows that {decision.person} made it (it came from {vouched or 'nobody known'})"
-    )
+    if vouched == decision.person:
+        return ""
+    return f"nothing shows that {decision.person} made it: it came from {vouched or 'nobody known'}"
 
 
 def _key(approver: Approver) -> Key:

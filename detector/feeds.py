@@ -11,7 +11,7 @@ import os
 import pwd
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO, Literal, NamedTuple
 
@@ -41,33 +41,40 @@ async def alerts_in(path: Path, *, follow: bool) -> Feed:
 
     Raises OSError where the file cannot be read; with ``follow`` it waits for one that is not there yet.
     """
-    file: IO[bytes] | None = None
     number, held = 0, b""
-    while True:
-        if file is None:
-            try:
-                file, number, held = path.open("rb"), 0, b""
-            except FileNotFoundError:
-                if not follow:
-                    raise
+    with ExitStack() as stack:
+        file: IO[bytes] | None = None
+        while True:
+            if file is None:
+                file, number, held = _opened(path, follow), 0, b""
+                if file is None:
+                    await asyncio.sleep(POLL_SECONDS)
+                    continue
+                stack.pop_all().close()
+                stack.enter_context(file)
+            piece = file.readline(ocsf.LARGEST + 2 - len(held))
+            held += piece
+            whole = held.endswith(b"\n")
+            if held and (whole or (not piece and not follow) or len(held) > ocsf.LARGEST):
+                number += whole
+                record, held = held, b""
+                if record.strip():
+                    yield Delivery("alert", record.rstrip(b"\n"), f"{path}: line {number if whole else number + 1}")
+            elif not piece and not follow:
+                return
+            elif not piece:
+                file = None if _replaced(path, file) else file
                 await asyncio.sleep(POLL_SECONDS)
-                continue
-        piece = file.readline(ocsf.LARGEST + 2 - len(held))
-        held += piece
-        whole = held.endswith(b"\n")
-        if held and (whole or (not piece and not follow) or len(held) > ocsf.LARGEST):
-            number += whole
-            record, held = held, b""
-            if record.strip():
-                yield Delivery("alert", record.rstrip(b"\n"), f"{path}: line {number if whole else number + 1}")
-        elif not piece and not follow:
-            file.close()
-            return
-        elif not piece:
-            if _replaced(path, file):
-                file.close()
-                file = None
-            await asyncio.sleep(POLL_SECONDS)
+
+
+def _opened(path: Path, follow: bool) -> IO[bytes] | None:
+    """The file; None where it is not there yet and may come. Raises OSError."""
+    try:
+        return path.open("rb")
+    except FileNotFoundError:
+        if follow:
+            return None
+        raise
 
 
 def _replaced(path: Path, file: IO[bytes]) -> bool:

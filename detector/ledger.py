@@ -114,9 +114,9 @@ class Ledger:
         if url.database and not create and not Path(url.database).exists():
             raise LedgerFailed(f"the ledger cannot be opened: no file {url.database}")
         if not url.database:
-            # An in-memory database lives in its one connection.
+            # An in-memory database lives in its one connection, which whoever serves may use from a thread of theirs, one at a time.
             self._memory = True
-            return {"connect_args": {"timeout": wait_seconds}, "poolclass": StaticPool}
+            return {"connect_args": {"timeout": wait_seconds, "check_same_thread": False}, "poolclass": StaticPool}
         return {"connect_args": {"timeout": wait_seconds}}
 
     def _open(self, create: bool) -> None:
