@@ -59,7 +59,7 @@ RESPOND = Respond(
 
 
 #: The same without what would keep the other rules from being reached.
-WIDE = msgspec.structs.replace(RESPOND, max_per_hour=50, max_concurrent=50, shares=Shares())
+WIDE = msgspec.structs.replace(RESPOND, max_per_hour=4, max_concurrent=50, shares=Shares())
 
 
 class Crash(BaseException):
@@ -161,7 +161,7 @@ class Machine(RuleBasedStateMachine):
         self.now, self.latest = T0, T0
         self.stopped = ""
         self.base = self.respond = WIDE if wide else RESPOND
-        self.per_hour, self.at_a_time = (50, 50) if wide else (5, 2)
+        self.per_hour, self.at_a_time = (4, 50) if wide else (5, 2)
         self.in_a_space, self.of_nodes = (50, 50) if wide else (1, 1)
         self.said: dict[str, set[str]] = {}
         self.alerts: dict[str, Alert] = {}
