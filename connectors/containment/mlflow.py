@@ -9,14 +9,14 @@ Needs MLflow 3.17 or newer: older ones have no denial. Administrators cannot be 
 from __future__ import annotations
 
 from base64 import b64encode
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import msgspec
 
 from connectors.containment import Action, Applied, Prepared, Rehearsal, Undone, Verb, Verified
 from connectors.containment._doing import ByVerb, gone, kept, mark, shaped
 from connectors.containment._fake_mlflow import FakeMlflow
-from connectors.containment._http import CallFailed, Endpoint, Http, Secret
+from connectors.containment._http import CallFailed, Endpoint, Http, Reply, Secret
 
 _PERMISSIONS = "/api/3.0/mlflow/users/permissions"
 #: What is denied, everything of it. The models last: they are what the denial is looked for by.
@@ -148,7 +148,7 @@ class DenyRegistry:
         user = str(kept(action).get("user") or action.target.partition(":")[2])
         reply = self._http.call("GET", f"{_PERMISSIONS}/list", headers=self._headers(), query={"username": user}, expect=(404,))
         if reply.status == 404:
-            if shaped(reply.json(), dict[str, Any]).get("error_code") != "RESOURCE_DOES_NOT_EXIST":
+            if _code(reply) != "RESOURCE_DOES_NOT_EXIST":
                 raise CallFailed("refused", "this MLflow has no permissions of users: 3.17 or newer with its basic-auth app is needed")
             raise gone(action.target)
         return user, shaped(reply.json(), Grants)
@@ -170,13 +170,24 @@ class DenyRegistry:
         body = {"username": user, "resource_type": kind, "resource_id": pattern} | ({"permission": permission} if permission else {})
         # Gone already (404) or granted already (400): somebody was faster, and what is there now is read back anyway.
         reply = self._http.call("POST", f"{_PERMISSIONS}/{how}", headers=self._headers(), json=body, expect=(400, 404))
-        code = shaped(reply.json(), dict[str, Any]).get("error_code", "")
+        code = _code(reply)
         if reply.status >= 400 and code not in ("RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"):
             raise CallFailed("refused", f"{how}: {code or reply.status}")
 
     def _headers(self) -> dict[str, str]:
         pair = f"{self._settings.username}:{self._settings.password.read()}"
         return {"Authorization": f"Basic {b64encode(pair.encode()).decode()}"}
+
+
+def _code(reply: Reply) -> str:
+    """MLflow's word for an error, "" where the answer has none, as the page of an unknown address."""
+    try:
+        data = reply.json()
+    except CallFailed:
+        if reply.status < 300:
+            raise
+        return ""
+    return str(data.get("error_code", "")) if isinstance(data, dict) else ""
 
 
 class Mlflow(ByVerb):
