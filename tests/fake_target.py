@@ -72,13 +72,17 @@ class _Handler(BaseHTTPRequestHandler):
 
 def serve() -> tuple[ThreadingHTTPServer, dict[str, str], list[str]]:
     """A running target on a free port: the server, what is off, and every change there was."""
-    handler = type("Handler", (_Handler,), {"off": {}, "changes": []})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+
+    class Handler(_Handler):
+        off: ClassVar[dict[str, str]] = {}
+        changes: ClassVar[list[str]] = []
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    return server, handler.off, handler.changes
+    return server, Handler.off, Handler.changes
 
 
-class Settings(msgspec.Struct, forbid_unknown_fields=True):
+class NoSettings(msgspec.Struct, forbid_unknown_fields=True):
     """None."""
 
 
@@ -86,10 +90,10 @@ class FarTarget:
     """The adapter. ``isolate_pod`` switches off."""
 
     title: ClassVar[str] = "a target in another process"
-    Settings: ClassVar[type[msgspec.Struct]] = Settings
+    Settings: ClassVar[type[msgspec.Struct]] = NoSettings
     verbs: ClassVar[tuple[Verb, ...]] = (Verb(name="isolate_pod", kinds=("pod",), undoable=True, residual="Nothing.", needs=("put",)),)
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: NoSettings) -> None:
         self._url = os.environ[TARGET]
 
     def prepare(self, action: Action) -> Prepared:
@@ -182,7 +186,7 @@ def main(adapter: type = FarTarget, name: str = "lab") -> None:
     Prints the wait status of each. ``adapter`` stands under ``name``; for adapters of real servers give those.
     """
     available()[name] = adapter
-    replay.respond.Clock = Later  # type: ignore[misc]
+    replay.respond.Clock = Later  # type: ignore[attr-defined]
     with tempfile.TemporaryDirectory() as folder:
         # Once for nothing, so that what is imported late is not imported in every fork.
         (Path(folder) / "none.jsonl").touch()

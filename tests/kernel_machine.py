@@ -230,7 +230,7 @@ class Machine(RuleBasedStateMachine):
             self.said.setdefault(action, set()).add(person)
         self.living(lambda: self.responder.hear(decision, self.now))
 
-    @rule(pause=st.sampled_from([1, 3, 60, COOL, TTL, 7_200]))
+    @rule(pause=st.sampled_from([1, 3, 60, COOL, COOL, TTL, 7_200]))
     def time_passes(self, pause: int) -> None:
         self.now = max(self.now, self.latest) + pause * SECOND
         self.living(lambda: self.responder.expire(self.now))

@@ -14,7 +14,7 @@ from tests.kernel_machine import Machine
 
 def walk(examples: int, steps: int = 40) -> None:
     """Run the machine; the same walks on every run."""
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         Machine,
         settings=settings(
             max_examples=examples,
@@ -43,4 +43,4 @@ def test_whatever_happens_for_long_no_safety_rule_is_broken() -> None:
 def test_a_kernel_without_one_of_its_rules_is_found_out(monkeypatch: pytest.MonkeyPatch, rule: Any) -> None:
     monkeypatch.setattr(kernel, "CHECKS", tuple(each for each in kernel.CHECKS if each is not rule))
     with pytest.raises((AssertionError, BaseExceptionGroup)):
-        walk(400)
+        walk(2_000)
