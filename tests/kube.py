@@ -2,7 +2,7 @@
 
 Built from source where absent, ten minutes of CPU once, into ``${XDG_CACHE_HOME:-~/.cache}/tocsin/kube``; needs ``go``.
 Two runs that find nothing wait for one build. Started on free ports of 127.0.0.1 in four to five seconds, for the whole session, by the
-fixture ``kube``. There is no network plugin, no scheduler (a pod runs where its ``spec.nodeName`` says) and no token controller.
+fixture ``kube``. There is no network plugin and no scheduler: a pod runs where its ``spec.nodeName`` says.
 """
 
 from __future__ import annotations

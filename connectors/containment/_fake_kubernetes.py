@@ -76,7 +76,7 @@ class FakeKubernetes(Fake):
         if ask.method == "GET":
             return self._get(ask)
         if ask.method == "POST":
-            return self._evict(ask) if ask.path.endswith("/eviction") else self._create(ask)
+            return self._evict(ask)
         if ask.path not in self.objects:
             return _status(404, f"{ask.path} not found")
         return self._patch(ask) if ask.method == "PATCH" else self._delete(ask)
@@ -96,14 +96,6 @@ class FakeKubernetes(Fake):
         if listed or plural in ("pods", "networkpolicies", "workloads"):
             return Answer(200, {"items": listed})
         return _status(404, f"{ask.path} not found")
-
-    def _create(self, ask: Ask) -> Answer:
-        body = ask.json()
-        path = f"{ask.path}/{body['metadata']['name']}"
-        if path in self.objects:
-            return _status(409, f"{path} already exists")
-        metadata = body["metadata"]
-        return Answer(201, self.put(path, labels=metadata.get("labels"), annotations=metadata.get("annotations")))
 
     def _evict(self, ask: Ask) -> Answer:
         path = ask.path.removesuffix("/eviction")

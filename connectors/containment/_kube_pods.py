@@ -16,7 +16,7 @@ from connectors.containment._kube_policies import CiliumEndpoint, CiliumPolicy, 
 LOOK_AGAIN = 5.0
 #: How soon a Cilium agent is asked again, in seconds: it takes a label up within one or two.
 AGENT_AGAIN = 2.0
-#: Annotation by which the token controller knows a Secret that it fills with a token. Such a Secret can be made anew without its data.
+#: Annotation by which the token controller knows a Secret that it fills with a token: nothing else is in such a Secret.
 ACCOUNT = "kubernetes.io/service-account.name"
 
 
@@ -186,7 +186,8 @@ def pod_gone(api: Api, action: Action) -> Verified:
 class RotateBoundObject(OneWay):
     """Invalidate the tokens bound to a pod, or to a service account's token Secret, by deleting the very object they are bound to.
 
-    A pod is made anew by its owner. A Secret is made anew here, empty: the token controller fills it. Its data are never asked for.
+    A pod is made anew by its owner. A Secret is not made anew: under the same name the token controller would fill it with the same token,
+    for nothing in that says which Secret it was. Its data are never asked for.
     """
 
     verb = Verb(
@@ -194,7 +195,7 @@ class RotateBoundObject(OneWay):
         kinds=("pod", "secret"),
         undoable=False,
         residual="A token just used lives 10 seconds on in the API server's cache; tokens bound to something else or nothing live.",
-        needs=("pods: get, delete", "secrets: get, create, delete"),
+        needs=("pods: get, delete", "secrets: get, delete"),
         destructive=True,
     )
 
@@ -214,26 +215,21 @@ class RotateBoundObject(OneWay):
             if not found.owner_references:
                 raise CallFailed("refused", "no owner would start the pod again: evict it instead")
             return Prepared("ready", "", {"uid": found.uid})
-        account = found.annotations.get(ACCOUNT)
-        if not account:
+        if ACCOUNT not in found.annotations:
             raise CallFailed("refused", "not the token Secret of a service account: what is in it would be lost")
-        return Prepared("ready", "", {"uid": found.uid, "account": account, "labels": found.labels})
+        return Prepared("ready", "", {"uid": found.uid})
 
     def apply(self, action: Action) -> Applied:
-        found, snapshot = self._find(action.target), kept(action)
-        if found is not None and found.uid != snapshot.get("uid"):
-            return Applied("already", "another has taken its place")
-        if found is not None:
-            try:
-                self._api.delete(_path(action.target), found.uid)
-            except CallFailed as error:
-                if error.trouble.kind not in ("gone", "conflict"):
-                    raise
-        elif _is_pod(action):
-            return Applied("already", "that pod is gone")
-        if not _is_pod(action):
-            self._renew(action)
-        return Applied("applied", f"deleted {snapshot.get('uid')}")
+        found = self._find(action.target)
+        if found is None or found.uid != kept(action).get("uid"):
+            return Applied("already", "what its tokens were bound to is gone")
+        try:
+            self._api.delete(_path(action.target), found.uid)
+        except CallFailed as error:
+            if error.trouble.kind not in ("gone", "conflict"):
+                raise
+            return Applied("already", "what its tokens were bound to is gone")
+        return Applied("applied", f"deleted {found.uid}")
 
     def verify(self, action: Action) -> Verified:
         found, uid = self._find(action.target), kept(action).get("uid")
@@ -242,8 +238,8 @@ class RotateBoundObject(OneWay):
         if found is not None and found.uid == uid:
             again = LOOK_AGAIN if found.deletion_timestamp else 0.0
             return Verified("not-effective", "the object that its tokens are bound to is there", again=again)
-        if found is None and not _is_pod(action):
-            return Verified("not-effective", "the Secret was not made anew")
+        if found is not None and not _is_pod(action):
+            return Verified("not-effective", "a Secret of that name was made anew: its token is the same as before")
         now = monotonic()
         left = self._gone.setdefault(action.id, now) + self._cache - now
         if left > 0:
@@ -254,25 +250,6 @@ class RotateBoundObject(OneWay):
     def _find(self, target: str) -> Metadata | None:
         found = self._api.find_metadata(_path(target), Object)
         return found.metadata if found else None
-
-    def _renew(self, action: Action) -> None:
-        namespace, name = place_of(action.target)
-        body = {
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "type": "kubernetes.io/service-account-token",
-            "metadata": {
-                "name": name,
-                "labels": kept(action).get("labels") or {},
-                "annotations": {ACCOUNT: kept(action).get("account"), "tocsin.io/renewed-by": mark(action)},
-            },
-        }
-        try:
-            self._api.post(f"/api/v1/namespaces/{namespace}/secrets", body)
-        except CallFailed as error:
-            # Somebody else made it anew: as good.
-            if error.trouble.kind != "conflict":
-                raise CallFailed(error.trouble.kind, f"deleted but not made anew: {error.reason}", sent=True) from None
 
 
 def _is_pod(action: Action) -> bool:
