@@ -27,7 +27,7 @@ class FakeKeycloak(Fake):
         super().__init__()
         self._ids = (f"00000000-0000-4000-8000-{number:012d}" for number in itertools.count(1))
         self.now = _FIRST_SECOND
-        #: Seconds that go by before a logout counts; 0: it falls into the second of what came before.
+        #: Seconds that go by before a logout and before a token for us; 0: all falls into the same second.
         self.tick = 1
         self.realm: Fields = {"realm": "ai", "id": next(self._ids), "notBefore": 0}
         self.clients: dict[str, Fields] = {_CLIENT: {"id": _CLIENT, "clientId": "trainer", "notBefore": 0}}
@@ -77,6 +77,7 @@ class FakeKeycloak(Fake):
     def answer(self, ask: Ask) -> Answer:
         """The token endpoint and the admin API."""
         if ask.path == "/realms/ai/protocol/openid-connect/token":
+            self.now += self.tick
             claims = urlsafe_b64encode(msgspec.json.encode({"iat": self.now})).decode().rstrip("=")
             return Answer(200, {"access_token": f"e30.{claims}.", "expires_in": 300})
         if not ask.path.startswith(_ADMIN):

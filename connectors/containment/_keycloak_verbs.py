@@ -259,18 +259,20 @@ class PushNotBefore(OneWay):
 
     def prepare(self, action: Action) -> Prepared:
         """See ``Doing``."""
-        before, now = self._thing(action)[1], self.api.now()
-        if before > now:
+        before = self._thing(action)[1]
+        if before > _since(action):
             return Prepared("already", f"tokens issued before {before} are refused")
-        return Prepared("ready", "", {"not_before": before, "now": now})
+        return Prepared("ready", "", {"not_before": before, "now": self.api.now()})
 
     def apply(self, action: Action) -> Applied:
         """See ``Doing``."""
         path, before, fields = self._thing(action)
         if before > _since(action):
             return Applied("already", f"tokens issued before {before} are refused")
-        # A token of the very second is not older than it.
-        wanted = self.api.now() + 1
+        wanted = self.api.now()
+        if wanted <= _since(action):
+            # A token of the very second is not older than it. A limit in the next second would refuse our own token too.
+            return Applied("failed", "Keycloak is still in the second of the look", Trouble("busy", ONCE_MORE))
         self.api.call("PUT", path, json={**fields, "notBefore": wanted})
         self.api.call("POST", f"{path}/push-revocation")
         return Applied("applied", f"tokens issued before {wanted} are refused")
