@@ -11,7 +11,9 @@ from typing import Any
 import msgspec
 
 from connectors import kafka
+from detector import adapters
 from detector.blindspots import Watch
+from detector.mistakes import sentence
 from detector.policy import Respond, problems, spelled
 from models.signals import Signal, learners
 
@@ -143,17 +145,10 @@ def _signal(name: str, table: dict[str, Any]) -> Signal:
         signal = msgspec.convert(settings, known[learner])
         signal.visit  # noqa: B018  a setting may be wrong in a way only the learner knows
     except (msgspec.ValidationError, ValueError) as error:
-        raise ConfigError([_sentence(str(error), f"signals.{name}")]) from None
+        raise ConfigError([sentence(str(error), f"signals.{name}")]) from None
     if not 0.0 <= signal.weight <= 1.0:
         raise ConfigError([f"signals.{name}.weight: expected a share between 0 and 1, got {signal.weight}"])
     return signal
-
-
-def _sentence(text: str, prefix: str = "") -> str:
-    """The message of msgspec as ``key: what was expected``."""
-    what, _, path = text.partition(" - at `$")
-    key = ".".join(part for part in (prefix, path.rstrip("`").lstrip(".").replace("[...]", "")) if part)
-    return f"{key or 'the file'}: {what[0].lower()}{what[1:]}"
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -197,7 +192,8 @@ def _mistakes(config: Config) -> list[str]:
     if len({pattern for pattern in config.identities.restricted if "*" not in pattern}) > config.limits.actors:
         mistakes.append("identities.restricted: names more identities than limits.actors keeps")
     mistakes += _worker_mistakes(config.worker) + config.watch.problems()
-    return mistakes + problems(config.respond) + kafka.problems(config.kafka)
+    mistakes += problems(config.respond) + adapters.mistakes(config.respond.adapters)
+    return mistakes + kafka.problems(config.kafka)
 
 
 def _worker_mistakes(worker: WorkerSettings) -> list[str]:
@@ -259,7 +255,7 @@ def parse(text: str) -> Config:
     try:
         config = msgspec.convert(_merge(tomllib.loads(default_text()), given), Config)
     except msgspec.ValidationError as error:
-        raise ConfigError([_sentence(str(error))]) from None
+        raise ConfigError([sentence(str(error))]) from None
     mistakes = _mistakes(config)
     try:
         config.learners()

@@ -1,50 +1,51 @@
-"""Respond, the fourth core's shell: carries out what the policy decides, one ledger row before and after every call.
+"""Respond, the fourth core's shell: carries out what the kernel allows, one ledger row before and after every call.
 
 Between any two steps the process may be killed: what the ledger says is unfinished is finished first, the next time round.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import random
+from collections.abc import Callable, Mapping, Sequence
 
 from msgspec.structs import replace
 
 from connectors.alert import Alert
-from connectors.containment import Action, Adapter, Verb, offered
-from connectors.event import MINUTE
-from detector.ledger import RESULTS, Entry, Hold, Ledger
-from detector.policy import Policy, Respond, decide, withdrawn
+from connectors.containment import Adapter, Verb, offered
+from connectors.decision import PersonDecision
+from connectors.event import SECOND
+from detector.decide import approved, decide, resume, row
+from detector.history import APPROVABLE, RESULTS, Entry, Pending, Waiting
+from detector.kernel import INSIDE, Outside, forbids
+from detector.ledger import Ledger
+from detector.policy import Respond
+from detector.steps import UNDO_AGAIN, Outcome, Steps, outcome_of
+from detector.wishes import Policy
 
-#: How long a failed undo waits before it is tried again: long enough not to hammer a target that is down.
-UNDO_AGAIN = 5 * MINUTE
-
-_OUTCOME = {"already": "already-so", "failed": "failed"}
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of one decision, for people: the last row written about it. ``result`` is one of ``RESULTS``."""
-
-    alert: str
-    action: str
-    verb: str
-    target: str
-    mode: str
-    result: str
-    reason: str
+__all__ = ["UNDO_AGAIN", "Outcome", "Responder", "observer"]
 
 
 class Responder:
-    """Acts on alerts. One per ledger.
+    """Acts on alerts. One per ledger, called from one thread.
 
     ``policy`` is the ``[respond]`` table; ``adapters`` are what can be acted on. Raises ValueError where the table has problems with
     these adapters, or two of them offer one verb. Every method raises LedgerFailed, before acting, where the ledger cannot be written.
+
+    ``clock``: microseconds, for rows that say when each step really was; without it all steps of a call happen at the time it is given.
+    ``outside``: what is set from outside, looked at before every call. ``chance``: 0 to 1, which spreads retries.
     """
 
-    def __init__(self, policy: Respond, adapters: Sequence[Adapter], ledger: Ledger, known: Mapping[str, Verb] | None = None) -> None:
+    def __init__(
+        self,
+        policy: Respond,
+        adapters: Sequence[Adapter],
+        ledger: Ledger,
+        known: Mapping[str, Verb] | None = None,
+        *,
+        clock: Callable[[], int] | None = None,
+        outside: Callable[[], Outside] = lambda: INSIDE,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
         """``known``: verbs that rules may name, by default those of the adapters. One without an adapter is decided on, never done."""
         self._adapters: dict[str, Adapter] = {}
         for adapter in adapters:
@@ -53,9 +54,15 @@ class Responder:
                     raise ValueError(f"two adapters offer {verb.name}: {self._adapters[verb.name].title} and {adapter.title}")
                 self._adapters[verb.name] = adapter
         self._verbs = {verb.name: verb for adapter in adapters for verb in adapter.verbs}
-        self.policy = Policy(policy, self._verbs if known is None else known)
+        self._known = self._verbs if known is None else known
+        self.policy = Policy(policy, self._known)
         self.ledger = ledger
-        self._counts: Counter[str] = Counter()
+        self._outside = outside
+        self._steps = Steps(self._adapters, ledger, self._allows, lambda: self.policy.respond.retry, clock, chance)
+
+    def adopt(self, policy: Respond) -> None:
+        """Go on with another policy: it counts for what waits and what is unfinished too. Raises ValueError where it has problems."""
+        self.policy = Policy(policy, self._known)
 
     def handle(self, alert: Alert, now: int | None = None) -> list[Outcome]:
         """Decide one revision of an alert and carry the decisions out; [] for a revision delivered again.
@@ -65,147 +72,109 @@ class Responder:
         now = self._time(alert.time if now is None else now)
         outcomes = self._finish(now)
         entries = [
-            Entry(
-                time=now,
-                alert=alert.uid,
-                revision=alert.revision,
-                action=decision.action,
-                verb=decision.verb,
-                target=decision.target,
-                owners=decision.owners,
-                rule=decision.rule,
-                step="decided",
-                mode=decision.mode,
-                result=decision.result,
-                reason=decision.reason,
-                due=decision.due,
-            )
-            for decision in decide(alert, self.policy, self.ledger.history, now)
+            row(decision, alert.uid, alert.revision, now)
+            for decision in decide(alert, self.policy, self.ledger.history, now, self._outside())
         ]
         # All decisions on a revision are one write: a restart finds the revision decided as a whole or not at all.
-        self._write(entries)
-        return outcomes + [self._begin(entry) if entry.result == "enforced" else _outcome(entry) for entry in entries]
+        self._steps.write(entries)
+        return outcomes + [self._begun(entry) for entry in entries]
+
+    def hear(self, decision: PersonDecision, now: int) -> list[Outcome]:
+        """Act on a person's decision that counts (``detector.approvals``): at once, if everybody needed has approved."""
+        now, history = self._time(now), self.ledger.history
+        outcomes = self._finish(now)
+        waiting = history.waiting.get(decision.action)
+        hold = next((hold for hold in history.holds.values() if hold.entry.action == decision.action), None)
+        about = waiting.entry if waiting else hold.entry if hold else None
+        if about is None:
+            return outcomes
+        said = {"approve": "approved", "deny": "denied", "release": ""}[decision.word]
+        note = {"decision": decision.id}
+        word = replace(about, time=now, step="approval", result=said, reason=decision.reason, person=decision.person, snapshot=note)
+        self._steps.write([word])
+        if decision.word == "release":
+            return [*outcomes, outcome_of(word), *self.expire(now)]
+        return [*outcomes, outcome_of(word), *(self._ask_again(waiting, now) if waiting and decision.word == "approve" else [])]
 
     def expire(self, now: int) -> list[Outcome]:
-        """Undo every containment whose time is up, or whose target the policy protects by now."""
+        """Take up what waits for its time; undo every containment whose time is up, that a person released, or whose target the policy
+        protects by now; close questions that nobody has answered in time."""
         now = self._time(now)
         outcomes = self._finish(now)
         for hold in list(self.ledger.history.holds.values()):
-            protected = self.policy.forbids(hold.entry.target, hold.entry.owners)
-            if now >= hold.retry and (protected or now >= hold.due):
-                outcomes.append(self._release(hold, now, protected or "its time is up"))
+            why = forbids(self.policy, hold.entry.target, hold.entry.owners) or hold.released
+            if now >= hold.retry and (why or now >= hold.due):
+                outcomes.append(self._steps.release(hold, now, why or "its time is up"))
+        for waiting in list(self.ledger.history.waiting.values()):
+            if now - waiting.entry.time > self.policy.respond.approval_seconds * SECOND:
+                outcomes += self._ask_again(waiting, now)
         return outcomes
 
     def next_due(self) -> int | None:
-        """When ``expire`` next has something to do; None while nothing is contained."""
-        return min((max(hold.due, hold.retry) for hold in self.ledger.history.holds.values()), default=None)
+        """When ``expire`` next has something to do; None while there is nothing."""
+        history, wait = self.ledger.history, self.policy.respond.approval_seconds * SECOND + 1
+        times = [max(hold.due, hold.retry) for hold in history.holds.values()]
+        times += [pending.entry.again for pending in history.pending.values()]
+        times += [waiting.entry.time + wait for waiting in history.waiting.values()]
+        return min(times, default=None)
+
+    def switched(self, now: int, reason: str) -> None:
+        """Write down that the kill switch was turned, or the policy read anew."""
+        entry = Entry(
+            time=self._time(now),
+            alert="",
+            revision=0,
+            action="",
+            verb="",
+            target="",
+            owners=[],
+            rule="",
+            step="switch",
+            mode=self.policy.respond.mode,
+            result="switched",
+            reason=reason,
+        )
+        self._steps.write([entry])
 
     def counts(self) -> dict[str, int]:
         """How often each word of ``RESULTS`` came out since this Responder was made."""
-        return {word: self._counts[word] for word in RESULTS}
+        return {word: self._steps.counts[word] for word in RESULTS}
+
+    def close(self) -> None:
+        """Let the adapters go of their connections."""
+        for adapter in {id(each): each for each in self._adapters.values()}.values():
+            adapter.close()
 
     def _time(self, now: int) -> int:
         return max(now, self.ledger.history.now)
 
-    def _write(self, entries: list[Entry]) -> None:
-        self.ledger.append(entries)
-        self._counts.update(entry.result for entry in entries if entry.result)
+    def _allows(self, pending: Pending, now: int) -> str:
+        return resume(pending, self.policy, self.ledger.history, now, self._outside())
 
-    def _note(self, last: Entry, **changes: Any) -> Entry:
-        """Write the next row about an action: as the last one, but for ``changes``."""
-        entry = replace(last, **changes)
-        self._write([entry])
-        return entry
+    def _ask_again(self, waiting: Waiting, now: int) -> list[Outcome]:
+        """Judge once more what waits for people."""
+        decision = approved(waiting, self.policy, self.ledger.history, now, self._outside())
+        if decision.result in APPROVABLE:
+            return []
+        entry = row(decision, waiting.entry.alert, waiting.entry.revision, now)
+        if decision.result in ("limited", "stopped"):
+            # It goes on waiting: the people need not be asked anew for what only the moment forbids, but must say so again.
+            entry = replace(entry, step="approval")
+        self._steps.write([entry])
+        return [self._begun(entry)]
+
+    def _begun(self, entry: Entry) -> Outcome:
+        return self._steps.begin(entry) if entry.result == "enforced" else outcome_of(entry)
 
     def _finish(self, now: int) -> list[Outcome]:
-        """Take up what was interrupted, in the order it was decided."""
-        outcomes = []
-        for entry in list(self.ledger.history.pending.values()):
-            last = replace(entry, time=now)
-            if entry.verb not in self._adapters:
-                continue
-            if entry.step == "outcome":
-                outcomes.append(self._verify(last))
-                continue
-            # The rules may have changed since: they are asked again before every further call.
-            why = withdrawn(entry, self.policy)
-            if entry.step == "intent":
-                outcomes.append(self._recover(last, why))
-            elif why:
-                outcomes.append(_outcome(self._note(last, step="outcome", result="withdrawn", reason=why)))
-            else:
-                outcomes.append(self._begin(last))
-        outcomes += [self._release(hold, now, "its undo was interrupted") for hold in self._releasing()]
-        return outcomes
-
-    def _releasing(self) -> list[Hold]:
-        return [hold for hold in self.ledger.history.holds.values() if hold.releasing]
-
-    def _begin(self, entry: Entry) -> Outcome:
-        """Carry out a decision from its beginning."""
-        if entry.verb not in self._adapters:
-            return _outcome(self._note(entry, step="outcome", result="failed", reason=f"no adapter for {entry.verb} is set up", due=0))
-        prepared = self._adapters[entry.verb].prepare(_action(entry))
-        if prepared.status != "ready":
-            last = self._note(entry, step="outcome", result=_OUTCOME[prepared.status], reason=prepared.reason, due=0)
-            return self._verify(last) if prepared.status == "already" else _outcome(last)
-        return self._apply(self._note(entry, step="intent", result="", reason="", snapshot=prepared.snapshot))
-
-    def _apply(self, intent: Entry) -> Outcome:
-        applied = self._adapters[intent.verb].apply(_action(intent))
-        if applied.status == "failed":
-            return _outcome(self._note(intent, step="outcome", result="failed", reason=applied.reason))
-        return self._carried_out(intent, applied.reason)
-
-    def _carried_out(self, intent: Entry, reason: str) -> Outcome:
-        residual = self._verbs[intent.verb].residual
-        return self._verify(self._note(intent, step="outcome", result="carried-out", reason=f"{reason}; left open: {residual}"))
-
-    def _recover(self, intent: Entry, why: str) -> Outcome:
-        """An announced call of which nobody knows whether it was made: look first. ``why``: the reason not to make it now, if any."""
-        seen = self._adapters[intent.verb].verify(_action(intent))
-        if seen.status == "verified":
-            return self._carried_out(intent, "found in effect after an interruption")
-        if not why:
-            return self._apply(intent)
-        if seen.status == "unverified":
-            # It may be there unseen: taken as done, so that it is undone in time.
-            return self._carried_out(intent, f"may have been made before an interruption ({seen.reason})")
-        return _outcome(self._note(intent, step="outcome", result="withdrawn", reason=why))
-
-    def _verify(self, last: Entry) -> Outcome:
-        seen = self._adapters[last.verb].verify(_action(last))
-        return _outcome(self._note(last, step="verify", result=seen.status, reason=seen.reason))
-
-    def _release(self, hold: Hold, now: int, why: str) -> Outcome:
-        """Undo a containment and look whether it is gone; what is not gone is tried again later."""
-        last = replace(hold.entry, time=now, due=0)
-        adapter = self._adapters.get(last.verb)
-        if adapter is None:
-            return self._undo_failed(last, f"no adapter for {last.verb} is set up")
-        last = self._note(last, step="undo-intent", result="", reason=why)
-        undone = adapter.undo(_action(last))
-        if undone.status == "failed":
-            return self._undo_failed(last, undone.reason)
-        last = self._note(last, step="undo", result="undone" if undone.status == "undone" else "undo-already", reason=undone.reason)
-        seen = adapter.verify_undone(_action(last))
-        if seen.status == "not-effective":
-            return self._undo_failed(last, seen.reason)
-        return _outcome(self._note(last, step="undo-verify", result=f"undo-{seen.status}", reason=seen.reason))
-
-    def _undo_failed(self, last: Entry, reason: str) -> Outcome:
-        step = "undo-verify" if last.step == "undo" else "undo"
-        return _outcome(self._note(last, step=step, result="undo-failed", reason=reason, due=last.time + UNDO_AGAIN))
+        """Take up what was interrupted or is to be tried again, in the order it was decided."""
+        history = self.ledger.history
+        outcomes = [self._steps.take_up(pending, now) for pending in list(history.pending.values())]
+        releasing = [hold for hold in list(history.holds.values()) if hold.releasing]
+        outcomes += [self._steps.release(hold, now, "its undo was interrupted") for hold in releasing]
+        return [outcome for outcome in outcomes if outcome is not None]
 
 
 def observer(policy: Respond) -> Responder:
     """A responder for traces: it decides and records, in memory, and has nothing to act with, whatever mode the policy names."""
     return Responder(replace(policy, mode="observe"), [], Ledger(), offered())
-
-
-def _action(entry: Entry) -> Action:
-    return Action(id=entry.action, verb=entry.verb, target=entry.target, snapshot=entry.snapshot)
-
-
-def _outcome(entry: Entry) -> Outcome:
-    return Outcome(entry.alert, entry.action, entry.verb, entry.target, entry.mode, entry.result, entry.reason)

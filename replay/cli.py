@@ -1,8 +1,8 @@
 """The ``tocsin`` command.
 
 Exit codes: 0 done; 2 a mistake in the command or the configuration; 3 an input that cannot be read, or holds nothing to score;
-4 a state file or a ledger that cannot be used; 5 nothing found (``explain``); 6 a broker that cannot be reached or used;
-7 topics that are not as they must be; 130 interrupted.
+4 a state file or a ledger that cannot be used, or does not verify; 5 nothing found (``explain``, ``approvals``); 6 a broker that cannot
+be reached or used; 7 topics that are not as they must be; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ from __future__ import annotations
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from connectors import ocsf
 from connectors.kafka import KafkaError
@@ -21,11 +20,15 @@ from connectors.sources import INPUTS, available
 from connectors.sources.table import MappingError, read_mapping
 from connectors.trace import TraceError
 from detector.checkpoint import StateError
-from detector.config import Config, ConfigError, read
+from detector.config import ConfigError, read
 from detector.ledger import LedgerFailed
 from detector.respond import observer
-from replay import control, dlq, screen, state
+from replay import approvals, control, dlq, kpi, ledger, policy, respond, screen, state
 from replay.accept import accept
+from replay.exits import BROKER, MISTAKE, NOTHING, STATE, TOPICS, UNREADABLE, errors
+from replay.exits import complain as _complain
+from replay.exits import config as _config
+from replay.exits import fail as _fail
 from replay.explain import explain as explained
 from replay.play import Plan, Summary, play
 from replay.worker import worker
@@ -38,27 +41,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Streaming behavioural anomaly detection and bounded containment for AI factories.",
 )
-
-MISTAKE, UNREADABLE, STATE, NOTHING, BROKER, TOPICS = 2, 3, 4, 5, 6, 7
-
-errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-
-
-def _complain(text: str) -> None:
-    for line in text.splitlines():
-        errors.print(f"tocsin: {screen.printable(line)}")
-
-
-def _fail(text: str, code: int) -> NoReturn:
-    _complain(text)
-    raise typer.Exit(code)
-
-
-def _config(path: Path | None) -> Config:
-    try:
-        return read(path)
-    except ConfigError as error:
-        _fail(str(error), MISTAKE)
 
 
 def _run(plan: Plan, watcher: screen.Screen) -> Summary:
@@ -237,6 +219,11 @@ app.command("accept-topic")(accept)
 app.add_typer(control.app, name="control")
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(state.app, name="state")
+respond.hook(app)
+policy.hook(app)
+approvals.hook(app)
+ledger.hook(app)
+kpi.hook(app)
 
 
 def _version() -> str:

@@ -7,6 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.kube import kube as kube
+from tests.servers import keycloak as keycloak
+from tests.servers import postgres as postgres
+from tests.servers import postgres_url as postgres_url
+
 if TYPE_CHECKING:
     from tests.broker import Broker, Running
 

@@ -152,7 +152,9 @@ def test_the_default_names_every_setting_and_says_something_of_each() -> None:
     """A key is explained on its own line, or by the line of its table, or by the comment above its group of tables."""
     given = tomllib.loads(default_text())
     assert set(given) == {field.name for field in msgspec.structs.fields(Config)}
-    for table, settings in ((name, getattr(parse(""), name)) for name in given if name not in ("signals", "respond", "changes", "suppressions")):
+    for table, settings in (
+        (name, getattr(parse(""), name)) for name in given if name not in ("signals", "respond", "changes", "suppressions")
+    ):
         assert set(given[table]) == set(msgspec.structs.asdict(settings))
     explained = ""
     for line in default_text().splitlines():

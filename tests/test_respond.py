@@ -16,7 +16,7 @@ from connectors.event import HOUR, MINUTE, SECOND
 from detector.ledger import RESULTS, Entry, Ledger, LedgerFailed
 from detector.policy import Match, Measure, Mode, Respond, Rule
 from detector.respond import UNDO_AGAIN, Responder, observer
-from tests.test_policy import T0, made_alert
+from tests.alerts import T0, made_alert
 
 POD, JOB = "pod:team-a/trainer-0", "job:slurm/1"
 TTL = 2 * HOUR

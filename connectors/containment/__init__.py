@@ -10,8 +10,13 @@ anywhere. The responder calls it in this order, from one thread, each call possi
 4. ``undo``: take back our own change, and nothing that somebody else has changed since.
 5. ``verify_undone``: nothing of this action is left in the target.
 
-What fails in the ordinary course (not found, refused, replaced) is a typed result with a sentence. An adapter raises only on its own
-faults. What it does not do: decide, limit, retry, or wait; every safety rule stands in ``detector.policy``, before any adapter.
+What fails in the ordinary course (not found, refused, replaced, down) is a typed result with a sentence and, where it is known, the
+``Trouble``: it says whether trying again later can help. An adapter raises only on its own faults; what is raised ends the process, and
+the restart finds the step unfinished. What an adapter does not do: decide, limit, retry, or wait; every safety rule stands in
+``detector.kernel``, which is asked before every call, a retry included. No call may last longer than the adapter's own time-outs.
+
+**Secrets** come from files or the environment (``_http.Secret``) and are read when needed, so that a rotated one is taken up. They
+never stand in ``Settings``, in a snapshot, or in a reason.
 """
 
 from __future__ import annotations
@@ -40,6 +45,10 @@ class Verb(msgspec.Struct, frozen=True, kw_only=True):
     residual: str
     #: The least permissions the adapter's account must have for it, undo included.
     needs: tuple[str, ...]
+    #: It loses work or data, or puts a thing out of use that others depend on: two people must have approved it.
+    destructive: bool = False
+    #: Its effect can never be seen from here (a message to others): "unverified" is its usual end and no sign of trouble.
+    blind: bool = False
 
 
 class Action(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +60,27 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
     target: str
     #: What ``prepare`` read; None before that.
     snapshot: Snapshot | None = None
+    #: The alert it answers, for marks and messages in the target; "" where it answers none.
+    alert: str = ""
+    #: When it was decided, and when it will be taken back (0 = never), in microseconds. The only clock an adapter needs for its marks.
+    time: int = 0
+    due: int = 0
+
+
+#: What kept a call from its end. ``gone``: the thing is not there (any more). ``refused``: the target will not, whoever asks.
+#: ``unauthorised``: it will not for us (401, 403). ``conflict``: somebody changed it meanwhile (409, 412). ``busy``: it asks us to
+#: wait (429, 503 with Retry-After, 423). ``down``: no whole answer came (no connection, time-out, 5xx, half a reply).
+TroubleKind = Literal["gone", "refused", "unauthorised", "conflict", "busy", "down"]
+
+#: The kinds that may pass by themselves: the responder tries again, with growing, jittered pauses, while the rules still allow it.
+PASSING: frozenset[TroubleKind] = frozenset({"conflict", "busy", "down"})
+
+
+class Trouble(NamedTuple):
+    """Why a call did not do what it should. ``retry_after``: seconds the target asked us to wait, 0 where it named none."""
+
+    kind: TroubleKind
+    retry_after: float = 0.0
 
 
 class Prepared(NamedTuple):
@@ -59,27 +89,41 @@ class Prepared(NamedTuple):
     status: Literal["ready", "already", "failed"]
     reason: str
     snapshot: Snapshot | None = None
+    trouble: Trouble | None = None
 
 
 class Applied(NamedTuple):
-    """``already``: it is so, by this very action or by somebody else since ``prepare``. ``failed``: nothing of it is in the target."""
+    """``already``: it is so, by this very action or by somebody else since ``prepare``. ``failed``: nothing of it is in the target.
 
-    status: Literal["applied", "already", "failed"]
+    ``unknown``: the call, or a part of it, may have arrived (time-out after sending, half a reply). The responder then looks with
+    ``verify``, and calls ``apply`` again or ``undo``. ``residual``: what stays open in this very case, where that is more exact than
+    the verb's sentence ("issued access tokens live until 12:05:00Z").
+    """
+
+    status: Literal["applied", "already", "failed", "unknown"]
     reason: str
+    trouble: Trouble | None = None
+    residual: str = ""
 
 
 class Verified(NamedTuple):
-    """``unverified``: the effect cannot be seen from here. ``not-effective``: it can be seen, and is missing."""
+    """``unverified``: the effect cannot be seen from here. ``not-effective``: it can be seen, and is missing.
+
+    ``again``: look once more after so many seconds, because the target is known to take that long (a cache); 0 = this is final.
+    """
 
     status: Literal["verified", "unverified", "not-effective"]
     reason: str
+    again: float = 0.0
+    trouble: Trouble | None = None
 
 
 class Undone(NamedTuple):
-    """``already``: nothing of this action is left to take back."""
+    """``already``: nothing of this action is left to take back. ``failed``: it is still there, or nobody knows: tried again later."""
 
     status: Literal["undone", "already", "failed"]
     reason: str
+    trouble: Trouble | None = None
 
 
 @runtime_checkable
@@ -114,6 +158,10 @@ class Adapter(Protocol):
         """Whether nothing of this action is left."""
         ...
 
+    def close(self) -> None:
+        """Let go of connections. Called once, at the end."""
+        ...
+
     @classmethod
     def rehearsal(cls) -> Rehearsal:
         """A fresh adapter over a target that stands by itself, for the conformance battery and for trying a policy out."""
@@ -143,9 +191,11 @@ def available() -> dict[str, type[Adapter]]:
 
 @cache
 def offered() -> dict[str, Verb]:
-    """Every verb that some adapter has, by its name; where two adapters share a verb, the first one's description."""
+    """Every verb that some adapter has, by its name. Where adapters share one, the first one's description, with all their kinds."""
     verbs: dict[str, Verb] = {}
     for adapter in available().values():
         for verb in adapter.verbs:
-            verbs.setdefault(verb.name, verb)
+            first = verbs.setdefault(verb.name, verb)
+            kinds = tuple(dict.fromkeys(first.kinds + verb.kinds))
+            verbs[verb.name] = msgspec.structs.replace(first, kinds=kinds, destructive=first.destructive or verb.destructive)
     return verbs

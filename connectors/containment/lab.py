@@ -120,6 +120,9 @@ class Lab:
             return Verified("unverified", "the lab does not show it")
         return doing.verify_undone(self.target, action)
 
+    def close(self) -> None:
+        """See ``Adapter``: the lab holds nothing open."""
+
     @classmethod
     def rehearsal(cls) -> Rehearsal:
         """A lab with a user of two logins, a service account, three replicas, a running and a waiting job."""

@@ -1,0 +1,116 @@
+"""The head of the ledger, signed and kept elsewhere at intervals: what shows a lost tail, or a chain that was written anew.
+
+An anchor is one JSON line: number and hash of a row, when, a link to the anchor before it, a signature (``connectors.signing``).
+Where it is kept is a function that takes bytes: a file here, a topic elsewhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import msgspec
+
+from connectors.event import SECOND
+from connectors.signing import BadKey, Key
+from detector.ledger import Ledger
+
+ANCHOR_VERSION = 1
+Sink = Callable[[bytes], None]
+
+
+class AnchorFailed(RuntimeError):
+    """An anchor that cannot be read, written or believed; the text says which and why."""
+
+
+class Anchor(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """The head of a ledger at a time (microseconds). ``previous``: hash of the line before, "" in the first one."""
+
+    version: int
+    seq: int
+    hash: str
+    time: int
+    previous: str
+    signature: str = ""
+
+
+def _content(anchor: Anchor) -> bytes:
+    return msgspec.json.encode(["tocsin anchor", anchor.version, anchor.seq, anchor.hash, anchor.time, anchor.previous])
+
+
+def _link(line: bytes) -> str:
+    return hashlib.blake2b(line.strip(), digest_size=32).hexdigest()
+
+
+def read(lines: Iterable[bytes], key: Key) -> list[Anchor]:
+    """Every anchor, oldest first. Raises AnchorFailed at the first unsound one: unsigned, or not following the one before."""
+    found: list[Anchor] = []
+    previous = ""
+    for number, line in enumerate(lines, 1):
+        try:
+            anchor = msgspec.json.decode(line, type=Anchor)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise AnchorFailed(f"anchor {number}: {error}") from None
+        if anchor.version != ANCHOR_VERSION:
+            raise AnchorFailed(f"anchor {number}: version {anchor.version}; this release reads {ANCHOR_VERSION}")
+        if not key.signed(_content(anchor), anchor.signature):
+            raise AnchorFailed(f"anchor {number} is not signed with this key")
+        if anchor.previous != previous or (found and anchor.seq < found[-1].seq):
+            raise AnchorFailed(f"anchor {number} does not follow anchor {number - 1}")
+        previous = _link(line)
+        found.append(anchor)
+    return found
+
+
+def read_file(path: Path, key: Key) -> list[Anchor]:
+    """The anchors of a file. Raises AnchorFailed, also where it is missing."""
+    try:
+        with path.open("rb") as file:
+            return read([line for line in file if line.strip()], key)
+    except OSError as error:
+        raise AnchorFailed(f"{path}: {error.strerror}") from None
+
+
+def to_file(path: Path) -> Sink:
+    """Appends to a file, and waits until it is on the disk."""
+
+    def keep(line: bytes) -> None:
+        try:
+            with path.open("ab") as file:
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise AnchorFailed(f"{path}: {error.strerror}") from None
+
+    return keep
+
+
+class Anchorer:
+    """Anchors a ledger every ``rows`` rows, and after ``seconds`` where there are new ones. ``last``: the last line kept, or b""."""
+
+    def __init__(self, ledger: Ledger, key: Key, keep: Sink, last: bytes = b"", *, rows: int = 100, seconds: int = 300) -> None:
+        self._ledger, self._key, self._keep = ledger, key, keep
+        self._rows, self._seconds = rows, seconds
+        before = msgspec.json.decode(last, type=Anchor) if last else None
+        self._previous = _link(last) if last else ""
+        self._anchored = before.seq if before else 0
+        self._time = before.time if before else 0
+
+    def tick(self, now: int, *, at_once: bool = False) -> bool:
+        """Keep an anchor if one is due; whether one was. ``now``: microseconds. Raises AnchorFailed where it cannot be kept."""
+        seq, hash_ = self._ledger.head
+        new = seq - self._anchored
+        if not new or not (at_once or new >= self._rows or now - self._time >= self._seconds * SECOND):
+            return False
+        plain = Anchor(version=ANCHOR_VERSION, seq=seq, hash=hash_, time=now, previous=self._previous)
+        try:
+            signature = self._key.sign(_content(plain))
+        except BadKey as error:
+            raise AnchorFailed(str(error)) from None
+        line = msgspec.json.encode(msgspec.structs.replace(plain, signature=signature)) + b"\n"
+        self._keep(line)
+        self._previous, self._anchored, self._time = _link(line), seq, now
+        return True

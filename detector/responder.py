@@ -1,0 +1,181 @@
+"""The responder's process: takes deliveries one at a time, keeps time, and does everything in one thread.
+
+It holds credentials, listens on nothing, and parses nothing but our own records; what is not ours is refused, counted, and told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from connectors.event import SECOND
+from connectors.ocsf import NotAnAlert, alert_of
+from detector.anchor import Anchorer
+from detector.approvals import hear
+from detector.feeds import Delivery, Feed
+from detector.kernel import Outside
+from detector.policy import Respond
+from detector.respond import Outcome, Responder
+
+#: Longest pause between two looks at the kill switch, at what is due and at what is to be anchored, in seconds.
+TICK_SECONDS = 0.5
+
+
+class Clock:
+    """Microseconds since 1970 that never run back and never jump: the wall clock is read once, then time that passes is added.
+
+    A wall clock set back, or forth, while it runs changes no end of a containment. ``not_before``: the ledger's latest time.
+    """
+
+    def __init__(self, not_before: int = 0, wall: Callable[[], float] = time.time, passed: Callable[[], float] | None = None) -> None:
+        # Goes on while the machine sleeps, where the system has such a clock.
+        self._passed = passed or (lambda: time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)))
+        self._base = max(int(wall() * SECOND), not_before)
+        self._start = self._passed()
+
+    def __call__(self) -> int:
+        """The present."""
+        return self._base + int((self._passed() - self._start) * SECOND)
+
+
+class Switch:
+    """The kill switch as a file: on while it is there, or cannot be looked for."""
+
+    def __init__(self, path: str) -> None:
+        self._path = Path(path) if path else None
+
+    def __call__(self) -> str:
+        """Why it is on; "" where it is off."""
+        if self._path is None:
+            return ""
+        try:
+            with self._path.open("rb") as file:
+                said = file.read(200).decode("utf-8", "replace").strip().splitlines()
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            return f"{self._path} cannot be read: {error.strerror}"
+        return said[0] if said else f"{self._path} is there"
+
+
+class News(NamedTuple):
+    """Something to be told: an outcome, or a record that was refused and why."""
+
+    outcome: Outcome | None
+    text: str = ""
+
+
+class Service:
+    """Drives a responder. Everything raises LedgerFailed or AnchorFailed where nothing may go on."""
+
+    def __init__(
+        self, responder: Responder, clock: Callable[[], int], switch: Switch, *, replay: bool = False, anchorer: Anchorer | None = None
+    ) -> None:
+        self.responder, self.clock, self.switch = responder, clock, switch
+        self.refused: Counter[str] = Counter()
+        self._anchorer = anchorer
+        self._replay = replay
+        self._stopped = ""
+
+    def outside(self) -> Outside:
+        """What is set from outside at this moment."""
+        return Outside(self.switch(), self._replay)
+
+    def take(self, delivery: Delivery) -> list[News]:
+        """One delivery: decide, act, write down."""
+        news = self.tick()
+        if delivery.kind == "alert":
+            try:
+                alert = alert_of(delivery.record)
+            except NotAnAlert as error:
+                return [*news, self._refuse(delivery, str(error))]
+            outcomes = self.responder.handle(alert, self.clock())
+        else:
+            policy, history = self.responder.policy.respond, self.responder.ledger.history
+            heard = hear(delivery.record, delivery.vouched, policy, history, self.clock())
+            if heard.decision is None:
+                return [*news, self._refuse(delivery, heard.reason)]
+            outcomes = self.responder.hear(heard.decision, self.clock())
+        return [*news, *(News(outcome) for outcome in outcomes), *self._anchored()]
+
+    def tick(self) -> list[News]:
+        """What is due: retries, looks, undos, questions that ran out, anchors; and a turn of the kill switch."""
+        news = []
+        stopped = self.switch()
+        if bool(stopped) != bool(self._stopped):
+            text = f"kill switch on: {stopped}" if stopped else "kill switch off"
+            self.responder.switched(self.clock(), text)
+            news.append(News(None, text))
+        self._stopped = stopped
+        due = self.responder.next_due()
+        if due is not None and due <= self.clock():
+            news += [News(outcome) for outcome in self.responder.expire(self.clock())]
+        return [*news, *self._anchored()]
+
+    def adopt(self, policy: Respond) -> list[News]:
+        """Go on with another policy. Raises ValueError where it has problems."""
+        self.responder.adopt(policy)
+        self.responder.switched(self.clock(), f"policy read anew, mode {policy.mode}")
+        # Whom it protects by now is released at once.
+        return [News(None, "policy read anew"), *(News(outcome) for outcome in self.responder.expire(self.clock()))]
+
+    def finish(self) -> None:
+        """The last words: an anchor of all that was written, and no connection left open."""
+        if self._anchorer is not None:
+            self._anchorer.tick(self.clock(), at_once=True)
+        self.responder.close()
+
+    def _refuse(self, delivery: Delivery, reason: str) -> News:
+        self.refused[delivery.kind] += 1
+        return News(None, f"{delivery.where}: refused: {reason}")
+
+    def _anchored(self) -> list[News]:
+        if self._anchorer is not None:
+            self._anchorer.tick(self.clock())
+        return []
+
+
+async def serve(service: Service, feeds: Iterable[Feed], tell: Callable[[list[News]], None], changed: Callable[[], list[News]]) -> None:
+    """Run until every feed has ended. ``changed`` is called between deliveries, in the same thread: a place to read the policy anew.
+
+    A delivery is committed after its rows are written. What a feed or the service raises ends it.
+    """
+    queue: asyncio.Queue[Delivery | None] = asyncio.Queue(maxsize=1)
+    loop = asyncio.get_running_loop()
+    with ThreadPoolExecutor(1) as thread:
+        pumps = [asyncio.create_task(_pump(feed, queue)) for feed in feeds]
+        # One task waits for the next delivery over many ticks: a wait that is cancelled may lose what it was just given.
+        coming = asyncio.create_task(queue.get())
+        try:
+            left = len(pumps)
+            while left:
+                await asyncio.wait({coming, *(pump for pump in pumps if not pump.done())}, timeout=TICK_SECONDS)
+                for pump in pumps:
+                    if pump.done():
+                        pump.result()
+                tell(await loop.run_in_executor(thread, changed))
+                if not coming.done():
+                    tell(await loop.run_in_executor(thread, service.tick))
+                    continue
+                delivery, coming = coming.result(), asyncio.create_task(queue.get())
+                if delivery is None:
+                    left -= 1
+                    continue
+                tell(await loop.run_in_executor(thread, service.take, delivery))
+                if delivery.commit is not None:
+                    await delivery.commit()
+        finally:
+            for task in (coming, *pumps):
+                task.cancel()
+            await asyncio.gather(coming, *pumps, return_exceptions=True)
+
+
+async def _pump(feed: Feed, queue: asyncio.Queue[Delivery | None]) -> None:
+    async for delivery in feed:
+        await queue.put(delivery)
+    await queue.put(None)
