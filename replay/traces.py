@@ -1,7 +1,7 @@
 """Trace folders: a manifest, the logs it names, and, where there is ground truth, labels.
 
-The manifest is written last, so a folder without one is an unfinished recording or none at all. Nothing is replayed from a folder before
-every log has the size and the digest that the manifest gives.
+The manifest is written last, so a folder without one is an unfinished recording or none at all. Nothing is replayed from a folder
+before every log has the size and the digest that the manifest gives.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class LogEntry(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     ``path``: relative to the folder. ``source``: a name of ``connectors.sources``; "" where ``form`` is ``events``. ``records``: lines,
     raw records or events. ``first`` and ``last``: ISO 8601 UTC, by arrival where it was recorded, else by the records' own time; None
-    without records. ``bytes``, ``sha256``: of the file as it lies on disk. ``topic``, ``partition``, ``offsets`` (first and last): where
-    a recording comes from. Several files of one topic and partition follow each other by offset.
+    without records. ``bytes``, ``sha256``: of the file as it lies on disk. ``topic``, ``partition``, ``offsets`` (first and last):
+    where a recording comes from. Several files of one topic and partition follow each other by offset.
     """
 
     path: str
