@@ -27,6 +27,7 @@ from replay.exits import MISTAKE, NOTHING, STATE, UNREADABLE, errors
 from replay.exits import fail as _fail
 from replay.explain import explain as explained
 from replay.play import Plan, Summary, play
+from replay.simulating import simulate_
 
 app = typer.Typer(
     name="tocsin",
@@ -142,6 +143,7 @@ def replay_(
 
 
 app.command()(record)
+app.command("simulate")(simulate_)
 
 
 @app.command()

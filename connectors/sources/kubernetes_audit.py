@@ -20,8 +20,8 @@ Further rows of the same record: the impersonator at whom they impersonate (acti
 authenticated user was seen (action use, detail ``kubernetes``): the last of ``sourceIPs``, which is the peer and cannot be forged, and
 the first where it is another, which is the client if the proxies are honest.
 
-Where a pod is created and the answer has it: whom the pod works as at each of its images (object ``resource:image/<repository>``, no tag;
-action start, stream job, detail ``image``, via the pod).
+Where a pod is created and the answer has it: whom the pod works as at each of its images (object ``resource:image/<repository>``
+without its tag, action start, stream job, detail ``image``, via the pod).
 
 Bindings: ip -> pod -> service account or workload, from pods written (level RequestResponse); pod -> service account from bound tokens;
 job -> who made it; token -> service account from token requests.
@@ -96,8 +96,8 @@ class KubernetesAudit:
     feeds: ClassVar[frozenset[str]] = frozenset({"who-to-whom", "rate", "outcome", "reads", "gpus", "bindings"})
     limits: ClassVar[str] = (
         "exec, attach and watch are reported when they end; who is behind a pod's address is known only where the audit policy records "
-        "pods and pods/status at level RequestResponse, and so are images; GPUs from level Request; no bytes; an EventList of over 1 MiB is refused: "
-        "lower the webhook's batch size; the first of several sourceIPs is the client's word"
+        "pods and pods/status at level RequestResponse, as are the pod's images; GPUs from level Request; no bytes; an EventList of "
+        "over 1 MiB is refused: lower the webhook's batch size; the first of several sourceIPs is the client's word"
     )
     example: ClassVar[str] = (
         '{"kind":"Event","apiVersion":"audit.k8s.io/v1","level":"Metadata","auditID":"f6217498","stage":"ResponseComplete","requestURI":'

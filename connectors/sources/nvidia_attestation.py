@@ -1,7 +1,7 @@
 """NVIDIA attestation of a node's GPUs: the overall claims of NRAS, or of a verifier that speaks like it, with the node's name.
 
-Read: ``{"node": "gpu-07", "claims": {...}}``. ``claims`` is the payload of the overall token (an EAT, RFC 9711), after its signature and
-its nonce were checked by whoever writes the record. The claims name GPUs by number and no node, so without ``node`` they are refused.
+Read: ``{"node": "gpu-07", "claims": {...}}``. ``claims`` is the payload of the overall token (an EAT, RFC 9711), after whoever writes
+the record has checked its signature and its nonce. The claims name GPUs by number and no node, so without ``node`` they are refused.
 
 ============  ==========================================================================================================
 time          ``iat``
@@ -56,8 +56,8 @@ class NvidiaAttestation:
     title: ClassVar[str] = "NVIDIA attestation (NRAS, nvtrust): the overall claims about a node's GPUs, with the node's name"
     feeds: ClassVar[frozenset[str]] = frozenset({"attestation", "outcome"})
     limits: ClassVar[str] = (
-        "signature and nonce are the writer's to check; the claims name no node, so the writer must; times in whole seconds; a node that "
-        "stops attesting shows only when work starts on it, and that only where a source of jobs names the node"
+        "signature and nonce are the writer's to check; the claims name no node, so the writer must; times in whole seconds; a node "
+        "that stops attesting shows only when work starts on it, and that only where a source of jobs names the node"
     )
     example: ClassVar[str] = (
         '{"node":"gpu-07","claims":{"sub":"NVIDIA-PLATFORM-ATTESTATION","x-nvidia-ver":"2.0","nbf":1795214848,"iss":'
