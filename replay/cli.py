@@ -28,6 +28,7 @@ from replay.exits import fail as _fail
 from replay.explain import explain as explained
 from replay.play import Plan, Summary, play
 from replay.simulating import simulate_
+from replay.tune import tune
 
 app = typer.Typer(
     name="tocsin",
@@ -143,6 +144,7 @@ def replay_(
 
 
 app.command()(record)
+app.command()(tune)
 app.command("simulate")(simulate_)
 
 

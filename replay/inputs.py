@@ -61,8 +61,11 @@ def fingerprint(path: Path) -> str:
         return hashlib.blake2b(file.read(FINGERPRINT_BYTES), digest_size=16).hexdigest()
 
 
-def open_inputs(paths: list[Path], source: str | None, mapping: Mapping | None, names: Names, batch_records: int) -> Inputs:
-    """Open files and trace folders, in the order given. Every folder is verified first. Raises TraceError, nothing half-done."""
+def open_inputs(
+    paths: list[Path], source: str | None, mapping: Mapping | None, names: Names, batch_records: int, *, verified: bool = False
+) -> Inputs:
+    """Open files and trace folders, in the order given. Every folder is verified first, unless it just was. Raises TraceError, nothing
+    half-done."""
     found = Inputs()
     for path in paths:
         if not is_folder(path):
@@ -73,7 +76,8 @@ def open_inputs(paths: list[Path], source: str | None, mapping: Mapping | None, 
         if source is not None or mapping is not None:
             raise TraceError(f"{path}: a trace folder says itself what its logs are; --source and --mapping are for files")
         manifest = read_manifest(path)
-        verify(path, manifest)
+        if not verified:
+            verify(path, manifest)
         _add(found, path, manifest, names, batch_records)
     if found.events is not None and (found.logs or len(paths) > 1):
         raise TraceError(f"{found.events.path}: a trace of resolved events is replayed alone")
