@@ -39,6 +39,8 @@ __all__ = [
     "Attack",
     "Inventory",
     "Truth",
+    "account_of",
+    "labels_of",
     "simulate",
 ]
 
@@ -104,7 +106,7 @@ def simulate(
             end=world.end,
             records=journal.counts,
             spans={name: journal.span(name) for name in FILES},
-            attacks=[_account_of(label, trails[label], journal.marked.get(label)) for label in chosen],
+            attacks=[account_of(label, trails[label], journal.marked.get(label)) for label in chosen],
         )
     inventory = inventory_of(world, cluster, scheduler)
     for name, content in ((TRUTH, msgspec.json.encode(truth)), (INVENTORY, msgspec.json.encode(inventory))):
@@ -167,7 +169,8 @@ def _attack(world: World, cluster: Cluster, day: int, labels: list[str]) -> dict
     return trails
 
 
-def _account_of(label: str, trail: Trail, marked: Marked | None) -> Attack:
+def account_of(label: str, trail: Trail, marked: Marked | None) -> Attack:
+    """What is true about a scenario that was played. Raises ValueError where it left no record."""
     if marked is None:
         raise ValueError(f"attacks: {label} has no record within the days simulated")
     name, _, again = label.partition("#")

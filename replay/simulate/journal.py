@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 
@@ -52,6 +52,42 @@ class Marked:
         self.first = min(self.first, time) if self.records else time
         self.last = max(self.last, time)
         self.records.setdefault(file, []).append(record)
+
+
+class Writes(Protocol):
+    """What records are written to."""
+
+    def add(self, name: str, time: int, line: bytes, label: str = "") -> None:
+        """Add a record that is written at ``time``."""
+        ...
+
+    def extend(self, name: str, times: Iterable[int], lines: Iterable[bytes], label: str = "") -> None:
+        """Add records, one time each."""
+        ...
+
+
+class Note(NamedTuple):
+    """A record on a sheet."""
+
+    time: int
+    line: bytes
+    label: str
+
+
+class Sheet:
+    """A few records in memory, by file, in the order they were added."""
+
+    def __init__(self) -> None:
+        self.notes: dict[str, list[Note]] = {}
+
+    def add(self, name: str, time: int, line: bytes, label: str = "") -> None:
+        """Add a record that is written at ``time``."""
+        self.notes.setdefault(name, []).append(Note(time, line, label))
+
+    def extend(self, name: str, times: Iterable[int], lines: Iterable[bytes], label: str = "") -> None:
+        """Add records, one time each."""
+        for time, line in zip(times, lines, strict=True):
+            self.add(name, time, line, label)
 
 
 class _Waiting:

@@ -9,7 +9,7 @@ import numpy as np
 from connectors.event import DAY, MINUTE
 from connectors.names import stable_hash
 from replay.simulate.factory import Factory, User
-from replay.simulate.journal import CONN, Journal
+from replay.simulate.journal import CONN, Writes
 from replay.simulate.places import Hosts
 from replay.simulate.rhythm import is_weekend, spread
 from replay.simulate.wire import DOMAIN, Port, SlurmJob, conns
@@ -34,7 +34,7 @@ class World:
     seed: int
     start: int
     days: int
-    journal: Journal
+    journal: Writes
     label: str = ""
     hosts: Hosts = field(default_factory=Hosts)
     jobs: list[SlurmJob] = field(default_factory=list)
