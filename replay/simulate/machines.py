@@ -21,8 +21,8 @@ from replay.simulate.world import World
 _SCRAPED = 0.5
 #: How far a node's or pod's periodic work is from its beat.
 _JITTER = 2 * SECOND
-#: How often a node attests, and the share of attempts that fail because the verifier or the clock was not ready.
-_ATTESTS, _UNSURE = 4 * HOUR, 0.008
+#: How often a node attests, and the share of attempts that a healthy node fails: a service that is down gives no claims at all.
+_ATTESTS, _UNSURE = 4 * HOUR, 0.001
 
 
 class _Duty(NamedTuple):
