@@ -27,6 +27,7 @@ from replay.exits import MISTAKE, NOTHING, STATE, UNREADABLE, errors
 from replay.exits import fail as _fail
 from replay.explain import explain as explained
 from replay.play import Plan, Summary, play
+from replay.report import report
 from replay.simulating import simulate_
 from replay.tune import tune
 
@@ -145,6 +146,7 @@ def replay_(
 
 app.command()(record)
 app.command()(tune)
+app.command()(report)
 app.command("simulate")(simulate_)
 
 

@@ -175,7 +175,7 @@ def speed(text: str) -> float | None:
     if text == "max":
         return None
     try:
-        factor = float(text.removesuffix("x"))
+        factor = float(text[:-1]) if text.endswith("x") else 0.0
     except ValueError:
         factor = 0.0
     if not 0.0 < factor < 1e9:

@@ -152,8 +152,13 @@ def run(subject: Subject, variant: Variant, share: Callable[[float], None] = lam
         alerts_per_day=tally.alerts / max(days, 1.0),
         cases=list(cases.held.values()),
         seconds=tally.seconds,
-        peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        peak_bytes=peak_bytes(),
     )
+
+
+def peak_bytes() -> int:
+    """The most memory that this process ever held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def workers(wanted: int | None, trials: int) -> int:

@@ -189,7 +189,7 @@ def _scores(scores: list[Score], heard: list[Judged]) -> Table:
             str(each.alerts),
             f"{each.alerts_per_day:.2f}",
             f"{each.caught} of {each.scenarios}" if each.scenarios else "no labels",
-            "" if each.median_delay_seconds is None else _long(each.median_delay_seconds),
+            "" if each.median_delay_seconds is None else span(each.median_delay_seconds),
             "" if each.median_delay_events is None else f"{each.median_delay_events:g}",
             "" if each.false_alerts is None else str(each.false_alerts),
             f"{each.events_per_second:,.0f}",
@@ -216,7 +216,7 @@ def _caught(verdict: Verdict) -> str:
     if verdict.delay_seconds is None:
         return "quiet" if verdict.benign else "missed"
     events = "" if verdict.delay_events is None else f", event {verdict.delay_events}"
-    return f"{_long(verdict.delay_seconds)}{events}"
+    return f"{span(verdict.delay_seconds)}{events}"
 
 
 def _alerts(kind: str, found: list[Pair], heard: list[Judged]) -> Table:
@@ -227,7 +227,7 @@ def _alerts(kind: str, found: list[Pair], heard: list[Judged]) -> Table:
             continue
         said = answer(case, heard)
         verdict = "" if said is None else " ".join(filter(None, (said.opinion.verdict.replace("_", " "), said.opinion.note)))
-        shift = f"{_long(abs(pair.shift))} {'later' if pair.shift > 0 else 'sooner'}" if kind == "moved" else ""
+        shift = f"{span(abs(pair.shift))} {'later' if pair.shift > 0 else 'sooner'}" if kind == "moved" else ""
         rows.append((moment(case.opened)[:19], case.uid[:8], case.headline[29:], shift or f"{case.score:.1f} nats", verdict))
     more = f", the first {SHOWN} of {len(found)}" if len(found) > SHOWN else ""
     title = {"gained": "only with B", "lost": "only with A", "moved": "moved in time by B"}[kind]
@@ -256,10 +256,10 @@ def _advice(result: Result, write: Path | None, *, labels: bool, heard: bool) ->
     return found
 
 
-def _long(seconds: float) -> str:
+def span(seconds: float) -> str:
     """A span for people.
 
-    >>> _long(42), _long(600), _long(7200), _long(200_000)
+    >>> span(42), span(600), span(7200), span(200_000)
     ('42 s', '10 min', '2.0 h', '2.3 d')
     """
     for size, unit, digits in ((86_400.0, "d", 1), (3_600.0, "h", 1), (120.0, "min", 0)):
