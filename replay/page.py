@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 import msgspec
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
+from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 
 from replay.plots import Figure
 
@@ -55,8 +55,8 @@ def _data(value: Any) -> Markup:
 
 
 def _policy(*scripts: str) -> str:
-    """Nothing is loaded from anywhere; only these scripts run. The plotting library sets styles of its own and makes images of plots."""
+    """Nothing is loaded from anywhere; only these scripts run. The plotting library sets styles of its own and makes images of
+    plots."""
     hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(each.encode()).digest()).decode()}'" for each in scripts)
-    return (
-        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
-    )
+    rest = ("style-src 'unsafe-inline'", "img-src data: blob:", "base-uri 'none'", "form-action 'none'")
+    return "; ".join(("default-src 'none'", f"script-src {hashes}", *rest))

@@ -10,8 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-import numpy as np
-import plotly.graph_objects as go
+import plotly.graph_objects as go  # type: ignore[import-untyped]
 
 from connectors.alert import Alert
 from connectors.event import HOUR, SECOND
@@ -19,7 +18,7 @@ from connectors.ocsf import severity, shown, title
 from replay.compare import Score
 from replay.explain import headline
 from replay.simulate.labels import Label
-from replay.survey import Behaviour, Survey
+from replay.survey import Survey
 
 #: Severity -> (colour, symbol). Each has a contrast of at least 3 against white and against the page's dark.
 SEVERITIES = {
@@ -33,12 +32,9 @@ LINE, BAND, MARK = "#2f86c5", "rgba(47,134,197,0.20)", "#d55e00"
 SOURCES = ("#2f86c5", "#c07a00", "#1a9070", "#b65fa0", "#7d7d7d", "#d55e00", "#5b6bd0", "#8a6d3b")
 #: Identities on the timeline; the others share one row.
 ROWS = 14
+ATTACKS = "labelled attacks"
 #: Rows of a table beside a figure.
 TABLE = 200
-#: Hours of the same time of day that make a band, at least: fewer are no baseline.
-FEWEST = 5
-#: Bars of evidence: signals shown of one alert.
-BARS = 8
 
 
 class Figure(msgspec.Struct, kw_only=True):
@@ -58,12 +54,12 @@ def when(time: int) -> str:
     return f"{datetime.fromtimestamp(time // SECOND, UTC):%Y-%m-%d %H:%M}"
 
 
-def _at(time: float) -> str:
+def at(time: float) -> str:
     """Microseconds UTC as plotly reads a date."""
     return f"{datetime.fromtimestamp(time / SECOND, UTC):%Y-%m-%d %H:%M:%S}"
 
 
-def _plain(figure: go.Figure, **layout: Any) -> dict[str, Any]:
+def plain(figure: go.Figure, **layout: Any) -> dict[str, Any]:
     """A figure as plain data, without plotly's own template: the page has its own."""
     figure.update_layout(template="none", **layout)
     plain: dict[str, Any] = msgspec.json.decode(figure.to_json(validate=True))
@@ -76,7 +72,7 @@ def cut(text: str, most: int = 26) -> str:
     return shown(text, most)
 
 
-def _safe(text: str) -> str:
+def safe(text: str) -> str:
     """A text as plotly shows it: it takes some tags for its own."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
@@ -91,11 +87,6 @@ def timeline(alerts: list[Alert], labels: list[Label]) -> Figure:
     rows = [*top, "others"] if len(order) > len(top) else top
     place = {identity: len(rows) - 1 - i for i, identity in enumerate(rows)}
     figure = go.Figure()
-    for label in labels:
-        if not label.benign:
-            figure.add_vrect(
-                x0=_at(label.first_us), x1=_at(label.last_us), fillcolor="rgba(128,128,128,0.18)", line_width=0, layer="below"
-            )
     for level, (colour, symbol) in SEVERITIES.items():
         mine = [alert for alert in real if alert.severity == level]
         if not mine:
@@ -104,36 +95,54 @@ def timeline(alerts: list[Alert], labels: list[Label]) -> Figure:
         spans_x: list[str | None] = []
         spans_y: list[int | None] = []
         for alert, y in zip(mine, levels, strict=True):
-            spans_x += [_at(alert.opened), _at(max(alert.last, alert.opened)), None]
+            spans_x += [at(alert.opened), at(max(alert.last, alert.opened)), None]
             spans_y += [y, y, None]
         name = severity(mine[0])[1]
         figure.add_scatter(x=spans_x, y=spans_y, mode="lines", line={"color": colour, "width": 3}, hoverinfo="skip", showlegend=False)
         figure.add_scatter(
-            x=[_at(alert.opened) for alert in mine],
+            x=[at(alert.opened) for alert in mine],
             y=levels,
             mode="markers",
             name=name,
             marker={"color": colour, "symbol": symbol, "size": 11, "line": {"width": 1, "color": "#ffffff"}},
-            text=[_safe(headline(alert, 110)) for alert in mine],
+            text=[safe(headline(alert, 110)) for alert in mine],
             hovertemplate="%{text}<extra></extra>",
         )
-    labels_y = [_safe(cut(each)) for each in rows]
-    plot = _plain(
+    attacks = [label for label in labels if not label.benign]
+    if attacks:
+        _attacks(figure, attacks, len(rows))
+        rows, place = [*rows, ATTACKS], place | {ATTACKS: len(rows)}
+    labels_y = [safe(cut(each)) for each in place]
+    plot = plain(
         figure,
         xaxis={"title": "time (UTC)", "type": "date"},
         yaxis={"tickvals": list(place.values()), "ticktext": labels_y, "range": [-0.6, len(rows) - 0.4], "title": None},
-        meta={"short": [_safe(cut(each, 15)) for each in rows]},
+        meta={"short": [safe(cut(each, 16)) for each in place]},
     )
     return Figure(
         id="timeline",
         title="Alerts over time",
         note="A mark is where an alert opened, the line how long evidence went on; shape and colour are its severity."
-        + (" Grey: labelled attacks." if any(not label.benign for label in labels) else ""),
+        + (" Grey, in the top row: how long each labelled attack went on." if attacks else ""),
         plot=plot,
         heads=["opened (UTC)", "severity", "line", "about", "score, nats", "id"],
         rows=[[when(a.opened), severity(a)[1], a.line, shown(title(a), 120), f"{a.score:.1f}", a.uid[:8]] for a in real[:TABLE]],
         height=140 + 28 * max(len(rows), 3),
     )
+
+
+def _attacks(figure: go.Figure, attacks: list[Label], row: int) -> None:
+    """Labelled attacks as bars in a row of their own; where several overlap the bar is darker."""
+    for label in attacks:
+        figure.add_scatter(
+            x=[at(label.first_us), at((label.first_us + label.last_us) / 2), at(label.last_us)],
+            y=[row] * 3,
+            mode="lines",
+            line={"color": "rgba(128,128,128,0.45)", "width": 12},
+            text=[safe(shown(f"{label.scenario}: {label.summary}", 110))] * 3,
+            hovertemplate="%{text}<extra></extra>",
+            showlegend=False,
+        )
 
 
 def volume(found: Survey) -> Figure:
@@ -143,153 +152,24 @@ def volume(found: Survey) -> Figure:
     figure = go.Figure()
     for i, (source, held) in enumerate(sorted(found.hours.items(), key=lambda each: -sum(each[1].values()))):
         figure.add_scatter(
-            x=[_at(hour * HOUR) for hour in span],
+            x=[at(hour * HOUR) for hour in span],
             y=[held.get(hour, 0) or None for hour in span],
             mode="lines",
             name=source,
             line={"color": SOURCES[i % len(SOURCES)], "width": 1.5, "dash": ("solid", "dot", "dash", "dashdot")[i // 2 % 4]},
             hovertemplate="%{y:,} events<extra>" + source + "</extra>",
         )
-    plot = _plain(
-        figure, xaxis={"title": "time (UTC)", "type": "date"}, yaxis={"title": "events an hour (log)", "type": "log"}, hovermode="x"
+    plot = plain(
+        figure,
+        xaxis={"title": "time (UTC)", "type": "date"},
+        yaxis={"title": "events an hour (log)", "type": "log", "dtick": 1},
+        hovermode="x",
     )
     totals = [[source, f"{sum(held.values()):,}", f"{max(held.values()):,}"] for source, held in sorted(found.hours.items())]
     note = "By source. A gap is an hour without a record: a quiet night or a blind spot."
     return Figure(
         id="volume", title="What was read", note=note, plot=plot, heads=["source", "events", "busiest hour"], rows=totals, height=320
     )
-
-
-#: Part of a signal's name -> (what of a behaviour shows it, axis).
-_MEASURES = (
-    (("bytes", "egress", "size", "byte_volume", "drip"), "bytes", "bytes an hour"),
-    (
-        ("fan_out", "places", "rarity", "object_at", "actor_at", "first_seen", "outward", "sequence"),
-        "partners",
-        "distinct partners an hour",
-    ),
-)
-
-
-def measure(alert: Alert) -> tuple[str, str]:
-    """Which figure of its behaviour an alert's strongest signal is about, and what that counts."""
-    reasons = alert.evidence[0].reasons if alert.evidence else []
-    signal = reasons[0].signal if reasons else ""
-    for words, field, axis in _MEASURES:
-        if any(word in signal for word in words):
-            return field, axis
-    return "events", "events an hour"
-
-
-def band(hours: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(10th, 90th percentile) float64[n] of one's own earlier hours within an hour of the same time of day; NaN while there are fewer
-    than ``FEWEST``. Hours without events count: being away is behaviour too.
-
-    >>> low, high = band(np.arange(240), np.ones(240))
-    >>> bool(np.isnan(low[0])), float(low[-1]), float(high[-1])
-    (True, 1.0, 1.0)
-    """
-    low, high = np.full(len(values), np.nan), np.full(len(values), np.nan)
-    for i in range(len(values)):
-        apart = np.abs(hours[:i] - hours[i]) % 24
-        past = values[:i][(apart <= 1) | (apart == 23)]
-        if len(past) >= FEWEST:
-            low[i], high[i] = np.quantile(past, 0.1), np.quantile(past, 0.9)
-    return low, high
-
-
-def behaviour(number: int, held: Behaviour, alert: Alert, opened: list[int]) -> Figure:
-    """An identity by the hour against the band of its own past, with where its alerts opened."""
-    field, axis = measure(alert)
-    values = np.array(getattr(held, field), float)
-    hours = np.array(held.hours)
-    low, high = band(hours, values)
-    times = [_at(hour * HOUR) for hour in held.hours]
-    known = np.isfinite(low)
-    figure = go.Figure()
-    edge = {"width": 0, "color": LINE}
-    band_x = [time for time, each in zip(times, known, strict=True) if each]
-    figure.add_scatter(x=band_x, y=low[known].tolist(), mode="lines", line=edge, hoverinfo="skip", showlegend=False)
-    figure.add_scatter(
-        x=band_x, y=high[known].tolist(), mode="lines", line=edge, fill="tonexty", fillcolor=BAND, name="its own past", hoverinfo="skip"
-    )
-    figure.add_scatter(
-        x=times,
-        y=values.tolist(),
-        mode="lines",
-        line={"color": LINE, "width": 1.5},
-        name="seen",
-        hovertemplate="%{y:,.4~s}<extra></extra>",
-    )
-    at = {hour: value for hour, value in zip(held.hours, values.tolist(), strict=True)}
-    marks = [time for time in opened if time // HOUR in at]
-    figure.add_scatter(
-        x=[_at(time) for time in marks],
-        y=[at[time // HOUR] for time in marks],
-        mode="markers",
-        name="alert opened",
-        marker={"color": MARK, "symbol": "diamond", "size": 11, "line": {"width": 1, "color": "#ffffff"}},
-        hovertemplate="%{x}<extra>alert</extra>",
-    )
-    plot = _plain(
-        figure,
-        xaxis={"title": "time (UTC)", "type": "date"},
-        yaxis={"title": axis, "rangemode": "tozero", "exponentformat": "SI"},
-        hovermode="x unified",
-    )
-    most = np.argsort(-values, kind="stable")[:12]
-    rows = [
-        [when(held.hours[i] * HOUR), f"{values[i]:,.0f}", "too young" if not known[i] else f"{low[i]:,.0f} to {high[i]:,.0f}"]
-        for i in sorted(most.tolist())
-    ]
-    return Figure(
-        id=f"behaviour-{number}",
-        title=shown(held.identity, 80),
-        note=f"{axis[0].upper()}{axis[1:]}. Shaded: 10th to 90th percentile of its own earlier hours at the same time of day.",
-        plot=plot,
-        heads=["hour (UTC), its highest", axis, "its own past"],
-        rows=rows,
-        height=280,
-    )
-
-
-def evidence(number: int, alert: Alert) -> Figure:
-    """What each signal adds to an alert's strongest piece of evidence."""
-    reasons = alert.evidence[0].reasons[:BARS] if alert.evidence else []
-    figure = go.Figure()
-    figure.add_bar(
-        x=[reason.surprise for reason in reasons],
-        y=[reason.signal.replace("_", " ") for reason in reasons],
-        orientation="h",
-        marker={"color": LINE},
-        text=[f"{reason.surprise:.1f}" for reason in reasons],
-        textposition="auto",
-        hovertext=[_safe(shown(reason.text, 200)) for reason in reasons],
-        hovertemplate="%{hovertext}<extra></extra>",
-    )
-    plot = _plain(
-        figure,
-        xaxis={"title": "surprise, nats (1 in e^nats hours looks so strange)", "rangemode": "tozero"},
-        yaxis={"autorange": "reversed", "title": None},
-        showlegend=False,
-        bargap=0.35,
-    )
-    return Figure(
-        id=f"evidence-{number}",
-        title=shown(title(alert), 120),
-        note="",
-        plot=plot,
-        heads=["signal", "surprise, nats", "seen", "expected", "unit"],
-        rows=[
-            [reason.signal, f"{reason.surprise:.1f}", _number(reason.seen), _number(reason.expected), shown(reason.unit, 20)]
-            for reason in reasons
-        ],
-        height=110 + 30 * max(len(reasons), 2),
-    )
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:,.3g}"
 
 
 def curve(scores: list[Score], budgets: list[float], chosen: float) -> Figure:
@@ -320,7 +200,7 @@ def curve(scores: list[Score], budgets: list[float], chosen: float) -> Figure:
         hoverinfo="skip",
     )
     many = max((score.scenarios for _, score in points), default=0)
-    plot = _plain(
+    plot = plain(
         figure,
         xaxis={"title": "alerts a day, opened" if labelled else "alert budget, a day", "rangemode": "tozero"},
         yaxis={

@@ -55,7 +55,7 @@ def gather(
     budgets: list[float],
     feedback: Path | None,
     jobs: int | None,
-    tell: Callable[[str, float], None],
+    tell: Callable[[str, float], None] = lambda *_: None,
 ) -> Gathered:
     """Run everything. ``tell`` hears what is done and its share. Raises TraceError, ConfigError."""
     config = parse(variant.text)
@@ -83,16 +83,16 @@ def gather(
 def page_of(found: Gathered, config: Config, paths: list[Path]) -> str:
     """The HTML of what was gathered."""
     # Plotting is heavy to load, and no other command needs it.
-    from replay import plots
+    from replay import plots, portraits
     from replay.page import render
 
     alerts = [alert for alert in found.survey.alerts if not alert.notice]
-    top = [{"figure": plots.evidence(i, alert), "text": explain(alert)} for i, alert in enumerate(alerts[:EXPLAINED])]
+    pieces = [portraits.evidence(i, alert) for i, alert in enumerate(alerts[:EXPLAINED])]
+    top = [{"figure": piece, "text": explain(alert)} for piece, alert in zip(pieces, alerts, strict=False)]
     by_name = {alert.blamed: alert for alert in reversed(alerts)}
+    cases = found.survey.trial.cases
     behaviours = [
-        plots.behaviour(
-            i, held, by_name[held.identity], [each.opened for each in found.survey.trial.cases if each.blamed == held.identity]
-        )
+        portraits.behaviour(i, held, by_name[held.identity], [case.opened for case in cases if case.blamed == held.identity])
         for i, held in enumerate(found.behaviours)
     ]
     timeline, volume = plots.timeline(found.survey.alerts, found.labels), plots.volume(found.survey)
@@ -109,14 +109,11 @@ def page_of(found: Gathered, config: Config, paths: list[Path]) -> str:
         "curve": curve,
         "volume": volume,
         "blind": [shown(each, 400) for each in found.survey.blind],
-        "changes": [
-            [key, shown(str(here), 200), shown(str(usual), 200)] for key, (usual, here) in differences(parse(""), config).items()
-        ],
+        "changes": [[key, *(shown(str(each), 200) for each in reversed(both))] for key, both in differences(parse(""), config).items()],
         "logs": _logs(found.survey, paths),
         "versions": _versions(config),
     }
-    figures = [timeline, volume, *([curve] if curve else []), *behaviours, *(each["figure"] for each in top)]  # type: ignore[list-item]
-    return render(values, figures)
+    return render(values, [timeline, volume, *([curve] if curve else []), *behaviours, *pieces])
 
 
 def _tiles(found: Gathered) -> list[tuple[str, str, str]]:
@@ -154,7 +151,7 @@ def _scenarios(found: Gathered) -> list[list[str]]:
         after = "not caught" if not label.benign else "quiet, as it should be"
         if verdict.delay_seconds is not None:
             after = span(verdict.delay_seconds) + ("" if verdict.delay_events is None else f", record {verdict.delay_events}")
-        rows.append([f"{label.scenario} {label.instance}{kind}", shown(label.summary, 200), after, verdict.uid[:8]])
+        rows.append([f"{label.scenario} {label.instance}{kind}", after, verdict.uid[:8], shown(label.summary, 200)])
     return rows
 
 

@@ -23,7 +23,7 @@
       font: { color: colours.ink, size: small ? 11 : 13, family: "system-ui, sans-serif" },
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
-      margin: { l: small ? 8 : 16, r: small ? 8 : 16, t: 36, b: 8 },
+      margin: { l: small ? 8 : 16, r: small ? 8 : 16, t: given.showlegend === false ? 6 : 36, b: 8 },
       legend: { orientation: "h", x: 0, y: 1, yanchor: "bottom", font: { color: colours.ink } },
       hoverlabel: { bgcolor: colours.paper, font: { color: colours.ink }, bordercolor: colours.grid, align: "left" },
       xaxis: axis(given.xaxis, colours, small),
