@@ -96,14 +96,22 @@ def _when(pair: Pair) -> tuple[int, str]:
 
 
 def verdicts(trial: Trial, labels: list[Label]) -> list[Verdict]:
-    """What became of every labelled scenario, in the order of the labels."""
-    return [_verdict(trial, label) for label in labels]
+    """What became of every labelled scenario, in the order of the labels.
+
+    An alert is about a scenario if it names who is behind it, while it went on or soon after; where its evidence holds records of some
+    scenarios, it is about none but these: people take part in several.
+    """
+    held = [(case, {place for place, label in enumerate(labels) if _rank(case, label) is not None}) for case in trial.cases]
+    return [
+        _verdict([case for case, owned in held if not case.notice and (not owned or place in owned)], label)
+        for place, label in enumerate(labels)
+    ]
 
 
-def _verdict(trial: Trial, label: Label) -> Verdict:
+def _verdict(cases: list[Case], label: Label) -> Verdict:
     found = Verdict(scenario=label.scenario, instance=label.instance, benign=label.benign, slow=label.slow)
     best: tuple[int, str, Case] | None = None
-    for case in trial.cases:
+    for case in cases:
         time = next((told for told in case.told if label.first_us <= told <= label.last_us + GRACE), None)
         if time is not None and _names(case, label) and (best is None or (time, case.uid) < best[:2]):
             best = (time, case.uid, case)
@@ -116,7 +124,7 @@ def _verdict(trial: Trial, label: Label) -> Verdict:
 
 
 def _names(case: Case, label: Label) -> bool:
-    return not case.notice and not set(label.principals).isdisjoint(case.named)
+    return not set(label.principals).isdisjoint(case.named)
 
 
 def _rank(case: Case, label: Label) -> int | None:

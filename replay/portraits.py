@@ -126,7 +126,7 @@ def evidence(number: int, alert: Alert) -> Figure:
     )
     plot = plain(
         figure,
-        xaxis={"title": "surprise, nats (5: one hour in 150 looks so strange; 10: one in 22,000)", "rangemode": "tozero"},
+        xaxis={"title": "surprise, nats", "rangemode": "tozero"},
         yaxis={"autorange": "reversed", "title": None},
         showlegend=False,
         bargap=0.35,
@@ -134,7 +134,7 @@ def evidence(number: int, alert: Alert) -> Figure:
     return Figure(
         id=f"evidence-{number}",
         title=shown(title(alert), 120),
-        note="",
+        note="How strange each signal found its strongest event. 5 nats: one hour in 150 looks so strange; 10: one in 22,000.",
         plot=plot,
         heads=["signal", "surprise, nats", "seen", "expected", "unit"],
         rows=[

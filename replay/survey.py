@@ -21,6 +21,7 @@ from detector.identity import Bindings
 from detector.pipeline import Cores, Pipeline, Tally, quiet_collector
 from replay.inputs import Inputs
 from replay.play import tallies
+from replay.shards import moment
 from replay.spread import Spread
 from replay.trials import Cases, Subject, Trial, peak_bytes
 
@@ -187,7 +188,7 @@ def _silences(found: Survey) -> Iterator[str]:
         gaps = np.diff(hours) - 1
         if len(gaps) and gaps.max() >= 3 and gaps.max() > 3 * np.quantile(gaps, 0.95):
             at = int(hours[int(gaps.argmax())]) + 1
-            yield f"{source} was silent for {int(gaps.max())} hours from {np.datetime64(at, 'h')}Z"
+            yield f"{source} was silent for {int(gaps.max())} hours from {moment(at * HOUR)[:16].replace('T', ' ')} UTC"
 
 
 class _Followed:

@@ -10,8 +10,9 @@
     linecolor: colours.grid,
     zerolinecolor: colours.grid,
     automargin: true,
+    dtick: given.autorange === "reversed" ? 1 : given.dtick,
     fixedrange: small,
-    nticks: given.tickvals || given.type === "log" ? undefined : small ? 5 : 9,
+    nticks: given.tickvals || given.type === "log" || given.autorange === "reversed" ? undefined : small ? 5 : 9,
   });
   const layout = (figure, height) => {
     const small = narrow.matches;
