@@ -130,6 +130,8 @@ class _Log:
     def spill(self) -> None:
         """Put all that waits on disk."""
         waiting = self.waiting
+        if not waiting.times:
+            return
         slices = np.array(waiting.times, np.int64) // _SLICE
         order = np.argsort(slices, kind="stable")
         bounds = np.flatnonzero(np.diff(slices[order], prepend=-1)).tolist()
@@ -216,9 +218,9 @@ class Journal:
             for number in sorted(number for number in log.slices if number * _SLICE < until):
                 part = log.slice_back(number)
                 self._write(name, log, part, until)
-                later, log.waiting = part, log.waiting
-                if later.times:
-                    log.waiting = later
+                if part.times:
+                    # Nothing waits beside it: that was put on disk above.
+                    log.waiting = part
                     log.spill()
             if not log.slices:
                 self._write(name, log, log.waiting, until)

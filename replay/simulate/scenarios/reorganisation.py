@@ -20,7 +20,6 @@ def _play(stage: Stage) -> Trail:
     for user in movers:
         team = (user.team + 1) % len(factory.teams)
         own = factory.team_models(team)[:3]
-        used |= set(own)
         place = user.workstations[0]
         for number in range(stage.days):
             shift = world.shift(user, stage.day + number)
@@ -28,7 +27,8 @@ def _play(stage: Stage) -> Trail:
                 continue
             begin, end = shift
             for time in office(rng, begin + HOUR, end, 0.3).tolist():
-                model = factory.models[own[int(rng.integers(len(own)))]]
+                model = factory.models[chosen := own[int(rng.integers(len(own)))]]
+                used.add(chosen)
                 pull(world, rng, time, user.name, place, "oras/1.2.0", model, weights=rng.random() < 0.4)
             for time in office(rng, begin + 20 * MINUTE, end, 0.7 * user.pace).tolist():
                 early = number == 0 and time < begin + 2 * HOUR
