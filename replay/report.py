@@ -151,7 +151,7 @@ def _scenarios(found: Gathered) -> list[list[str]]:
         after = "not caught" if not label.benign else "quiet, as it should be"
         if verdict.delay_seconds is not None:
             after = span(verdict.delay_seconds) + ("" if verdict.delay_events is None else f", record {verdict.delay_events}")
-        rows.append([f"{label.scenario} {label.instance}{kind}", after, verdict.uid[:8], shown(label.summary, 200)])
+        rows.append([f"{shown(label.scenario, 60)} {label.instance}{kind}", after, verdict.uid[:8], shown(label.summary, 200)])
     return rows
 
 

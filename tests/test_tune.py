@@ -268,9 +268,8 @@ def test_the_command_compares_suggests_and_writes(subject: Subject, tmp_path: Pa
     assert first["differences"] == {"budget.alerts_per_day": [2.0, 20.0]}
     gained = [pair for pair in first["pairs"] if pair["kind"] == "gained"]
     assert gained
-    (tmp_path / "feedback").write_text(
-        json.dumps({"uid": lost[0]["b"]["uid"], "verdict": "true_positive", "note": "seen <b>by</b> ann"})
-    )
+    said = {"uid": gained[0]["b"]["uid"], "verdict": "true_positive", "note": "seen <b>by</b> ann"}
+    (tmp_path / "feedback").write_text(json.dumps(said))
     shown = tocsin("tune", trace, *both, "--feedback", tmp_path / "feedback", "--out", tmp_path / "out.json").stdout
     assert "only with B" in shown
     assert "true positive seen <b>by</b> ann" in shown
