@@ -270,8 +270,8 @@ _CONTROLLERS = {"ReplicaSet": "replicaset-controller", "StatefulSet": "statefuls
 
 
 def mirror(team: int, number: int) -> int:
-    """Where in the Internet a team's mirrors are: it has three, the first used most."""
-    return 10 + 3 * team + number
+    """Where in the Internet a team's mirrors are: it has three, the first used most; very large factories share them."""
+    return (10 + 3 * team + number) % 480
 
 
 def machine(bot: Bot) -> Caller:

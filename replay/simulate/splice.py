@@ -88,6 +88,8 @@ def _play(labels: list[str], background: Background, finder: Finder, sheet: Shee
             raise ValueError(f"{name}: needs a log of {', '.join(lacking)}, which the trace does not have")
         if not cast[0].users and needs != {CONN}:
             raise ValueError(f"{name}: the trace names no people")
+        if background.last <= background.first:
+            raise ValueError(f"{name}: finds no place in the trace: it is one moment long")
         try:
             trail, own = _act(label, background, cast, seed, 0)
             first = min(note.time for notes in own.notes.values() for note in notes)
