@@ -26,6 +26,7 @@ def test_the_page_shows_every_command_of_this_part() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)  # a dozen commands, each a process that loads compiled code
 def test_every_command_of_the_page_runs(tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     wrapper = tmp_path / "bin" / "tocsin"
