@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from benchmarks.scenarios import Figures, Seen, judged, shown, summed_up
-from connectors.alert import Alert, Evidence, Reason
+from connectors.alert import Alert, Evidence
 from connectors.event import SECOND
 from replay.simulate.labels import Label
 
@@ -15,32 +16,19 @@ LABEL = Label(
 
 
 def evidence(offset: int, log: str = "conn.log", score: float = 9.0) -> Evidence:
-    reason = Reason(signal="egress", surprise=9.0, seen=1.0, expected=0.0, usual=0.0, unit="bytes", base_rate=0.001, text="much moved")
-    where = {"source": "zeek_conn", "partition": f"/some/where/{log}", "offset": offset, "uid": ""}
-    what = {"stream": "flow", "action": "connect", "outcome": "ok", "actor": "ip:10.0.0.1", "object": "ip:192.0.2.1", "via": ""}
-    return Evidence(time=0, detail="", score=score, reasons=[reason], events=1, lowered=[], **where, **what)
+    reason = {"signal": "egress", "surprise": 9.0, "seen": 1.0, "expected": 0.0, "usual": 0.0, "unit": "bytes", "base_rate": 0.001}
+    where = {"source": "zeek_conn", "partition": f"/some/where/{log}", "offset": offset, "uid": "", "time": 0, "detail": "", "via": ""}
+    what = {"stream": "flow", "action": "connect", "outcome": "ok", "actor": "ip:10.0.0.1", "object": "ip:192.0.2.1", "score": score}
+    rest = {"reasons": [{**reason, "text": "much moved"}], "events": 1, "lowered": []}
+    return msgspec.convert({**where, **what, **rest}, Evidence)
 
 
-def alert(uid: str, seconds: int, *pieces: Evidence, activity: str = "open", line: str = "main", blamed: str = "user:eve") -> Alert:
-    time = seconds * SECOND
+def alert(uid: str, seconds: int, *pieces: Evidence, activity: str = "open", line: str = "main") -> Alert:
+    times = dict.fromkeys(("time", "opened", "first", "last"), seconds * SECOND)
     numbers = {"score": 9.0, "threshold": 8.0, "evidence_now": 0.0, "evidence_peak": 0.0, "severity": 2, "events": 1, "partners": 1}
-    names = {"principals": [], "targets": [], "signals": [], "streams": [], "actions": []}
-    return Alert(
-        uid=uid,
-        line=line,
-        revision=0,
-        activity=activity,
-        time=time,
-        opened=time,
-        first=time,
-        last=time,
-        blamed=blamed,
-        role="actor",
-        evidence=list(pieces),
-        probation=False,
-        **numbers,
-        **names,
-    )
+    names: dict[str, list[str]] = {"principals": [], "targets": [], "signals": [], "streams": [], "actions": []}
+    who = {"uid": uid, "line": line, "revision": 0, "activity": activity, "blamed": "user:eve", "role": "actor", "probation": False}
+    return msgspec.convert({**times, **numbers, **names, **who, "evidence": list(pieces)}, Alert)
 
 
 def seen(*revisions: Alert) -> Seen:
