@@ -66,9 +66,9 @@ def test_a_hard_case_makes_every_alert_false() -> None:
 
 def test_the_summary_names_what_was_missed_and_leaves_the_slow_out_of_the_delay() -> None:
     found = [
-        Figures("a", 1, benign=False, slow=False, caught="opened", events=4, false_a_day=5.0),
+        Figures("a", 1, benign=False, slow=False, caught="opened", events=4, seconds=1.0, false_a_day=5.0),
         Figures("a", 2, benign=False, slow=False, false_a_day=4.0),
-        Figures("b", 1, benign=False, slow=True, caught="opened, slow", events=900, false_a_day=4.5),
+        Figures("b", 1, benign=False, slow=True, caught="opened, slow", events=900, seconds=9.0, false_a_day=4.5),
         Figures("c", 1, benign=True, slow=False, false_a_day=6.0),
     ]
     said = summed_up(found, 5.0)
