@@ -37,7 +37,8 @@ def _cell(key: str, value: Any) -> str:
     return f"{value:.4f}" if key in ("auc", "ap", "hard_ap") else f"{value:.3f}"
 
 
-def _aligned(rows: list[list[str]]) -> str:
+def aligned(rows: list[list[str]]) -> str:
+    """Rows as columns, the first to the left, the others to the right."""
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     return "\n".join(
         "  ".join(f"{cell:<{w}}" if k == 0 else f"{cell:>{w}}" for k, (cell, w) in enumerate(zip(row, widths, strict=True)))
@@ -50,12 +51,12 @@ def shown(name: str, table: dict[str, Figures]) -> str:
     keys = [key for key in SHOWN if any(figures.get(key) is not None for figures in table.values())]
     rows = [[name, *(SHOWN[key] for key in keys)]]
     rows += [[row, *(_cell(key, figures.get(key)) for key in keys)] for row, figures in table.items()]
-    text = _aligned(rows)
+    text = aligned(rows)
     attacks = list(table["ours"]["by_attack"])
     if len(attacks) <= 8:
         per = [["AUC by attack", *attacks]]
         per += [[row, *(_cell("", figures["by_attack"].get(attack)) for attack in attacks)] for row, figures in table.items()]
-        text += f"\n\n{_aligned(per)}"
+        text += f"\n\n{aligned(per)}"
     for step, rank in table["ours"].get("steps", {}).items():
         text += f"\n{step}: {'not among the strongest evidence' if rank is None else f'number {rank} of the strongest evidence'}"
     return text
@@ -72,7 +73,7 @@ def shown_budgets(budgets: dict[str, Figures]) -> str:
         # Its budget is its own, so that of the main line does not matter.
         slow = f"{figures['slow'][str(BUDGETS[-1])]:.2f}"
         rows.append([name, f"{figures['days']:g}", *main, slow, figures["remark"]])
-    return _aligned(rows)
+    return aligned(rows)
 
 
 def shown_frogs(frogs: list[dict[str, object]]) -> str:
@@ -80,4 +81,4 @@ def shown_frogs(frogs: list[dict[str, object]]) -> str:
     rows = [[key.replace("_", " ") for key in frogs[0] if key != "said"]]
     rows += [[str(value) if key != "day" or value else "never" for key, value in each.items() if key != "said"] for each in frogs]
     said = ["said", *(str(each["said"]) for each in frogs)]
-    return "\n".join(f"{row}  {text}".rstrip() for row, text in zip(_aligned(rows).splitlines(), said, strict=True))
+    return "\n".join(f"{row}  {text}".rstrip() for row, text in zip(aligned(rows).splitlines(), said, strict=True))

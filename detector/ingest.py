@@ -7,7 +7,7 @@ Three steps, each a pure function of what came before in the log: a row whose cl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -153,13 +153,16 @@ class _Lane:
 
 
 class Merge:
-    """Several logs as one, by event time (as far as each log had come by then), ties by the order of the logs.
+    """Several logs as one, by arrival where it was recorded, else by event time (as far as each log had come by then), ties by the
+    order of the logs.
 
-    Each log keeps its own order. A row leaves when no log can still bring an earlier one.
+    Each log keeps its own order. A row leaves when no log can still bring an earlier one. ``arrivals``: for each log what gives the
+    arrival of records (microseconds, never running back), or None.
     """
 
-    def __init__(self, lanes: int) -> None:
+    def __init__(self, lanes: int, arrivals: Sequence[Callable[[np.ndarray], np.ndarray] | None] = ()) -> None:
         self._lanes = [_Lane() for _ in range(lanes)]
+        self._arrivals = arrivals or [None] * lanes
 
     @property
     def blocks(self) -> list[Block]:
@@ -175,7 +178,9 @@ class Merge:
         """Append to a log."""
         held = self._lanes[lane]
         block = decoded.block
-        highest = np.maximum.accumulate(block.time) if len(block) else block.time
+        arrivals = self._arrivals[lane]
+        stamp = block.time if arrivals is None else arrivals(block.record)
+        highest = np.maximum.accumulate(stamp) if len(block) else stamp
         if held.clock is not None:
             highest = np.maximum(highest, held.clock)
         for binding in decoded.bindings:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import time as wall
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import PurePath
@@ -16,7 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
-from connectors.alert import Alert
+from connectors.alert import Alert, Evidence
 from connectors.event import Block, Reject
 from connectors.names import Names
 from connectors.sources import Decoded
@@ -102,15 +102,44 @@ class Cores:
         out.sort(key=lambda alert: alert.time)
         return out
 
+    def title(self, paths: tuple[str, ...]) -> None:
+        """What alerts call the logs, by index of the raw partition."""
+        self.fusion.paths = self.slow.paths = paths
+
     @property
     def identities(self) -> int:
         """Distinct identities with a profile, as actor or object."""
         return len(np.union1d(self.actors.tables["actor"].keys(), self.objects.tables["object"].keys()))
 
     @property
+    def evicted(self) -> int:
+        """Profiles forgotten at a limit."""
+        return self.actors.evicted + self.objects.evicted
+
+    @property
+    def strongest(self) -> list[Evidence]:
+        """The strongest evidence of the main line."""
+        return self.fusion.strongest
+
+    @property
     def late(self) -> int:
         """Rows scored but not learned, because they came too late for their object's or their actor's profile."""
         return max(self.actors.late, self.objects.late)
+
+
+class Folding(Protocol):
+    """What a pipeline feeds: ``Cores``, or the same over several partitions."""
+
+    config: Config
+    bindings: Bindings
+
+    def fold(self, block: Block, scores: Callable[[np.ndarray], None] | None = None) -> list[Alert]:
+        """See ``Cores.fold``."""
+        ...
+
+    def title(self, paths: tuple[str, ...]) -> None:
+        """See ``Cores.title``."""
+        ...
 
 
 class Pipeline:
@@ -121,7 +150,7 @@ class Pipeline:
 
     def __init__(
         self,
-        cores: Cores,
+        cores: Folding,
         *,
         names: Names,
         on_alert: Callable[[Alert], None] = lambda _: None,
@@ -140,8 +169,8 @@ class Pipeline:
     def run(self, logs: list[Log], places: list[Place] | None = None, limit: int | None = None) -> Iterator[Tally]:
         """Read all logs to their end, or up to ``limit`` events. Yields after every batch; ``places`` is kept up to date."""
         places = places if places is not None else [Place() for _ in logs]
-        self.cores.fusion.paths = self.cores.slow.paths = _titles([log.path for log in logs])
-        merge = Merge(len(logs))
+        self.cores.title(_titles([log.path for log in logs]))
+        merge = Merge(len(logs), [getattr(log, "arrivals", None) for log in logs])
         guards = []
         for place in places:
             guard = TimeGuard(self.cores.config.time.ahead_hours)
@@ -170,6 +199,23 @@ class Pipeline:
                     self.cores.bindings.bind(binding)
         self.tally.seconds = wall.perf_counter() - began
         yield self.tally
+
+    def run_resolved(self, blocks: Iterable[Block], titles: Sequence[str], limit: int | None = None) -> Iterator[Tally]:
+        """Fold blocks that ingest has resolved and ordered already, up to ``limit`` events. Yields after every block, each made from
+        ``names`` only when it is asked for. ``titles``: what their raw partitions are called."""
+        self.cores.title(tuple(titles))
+        began = wall.perf_counter()
+        for block in blocks:
+            if limit is not None:
+                block = block.take(slice(0, limit - self.tally.events))
+            if len(block):
+                self._judge(block, [])
+            self.tally.seconds = wall.perf_counter() - began
+            yield self.tally
+            if limit is not None and self.tally.events >= limit:
+                return
+            if self.names.full:
+                restart(self.names, [])
 
     @staticmethod
     def _fresh(decoded: Decoded, place: Place) -> Decoded:
@@ -203,8 +249,12 @@ class Pipeline:
             upcoming = [(row, binding) for row, binding in upcoming if row <= len(block)]
             done = True
         self.cores.bindings.resolve(block, upcoming)
-        if len(block) == 0:
-            return done
+        if len(block):
+            self._judge(block, places)
+        return done
+
+    def _judge(self, block: Block, places: list[Place]) -> None:
+        """Score a resolved block, judge, tell, count."""
         each = None
         if self._scores is not None:
             given, start = self._scores, [0]
@@ -219,7 +269,6 @@ class Pipeline:
             self._on_alert(alert)
         self._mark(block, places)
         self._on_tick(self.tally)
-        return done
 
     def _mark(self, block: Block, places: list[Place]) -> None:
         tally = self.tally

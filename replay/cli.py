@@ -23,14 +23,18 @@ from detector.checkpoint import StateError
 from detector.config import ConfigError, read
 from detector.ledger import LedgerFailed
 from detector.respond import observer
-from replay import approvals, control, dlq, kpi, ledger, policy, respond, screen, state
+from replay import approvals, control, dlq, inputs, kpi, ledger, policy, respond, screen, state
 from replay.accept import accept
+from replay.capture import record
 from replay.exits import BROKER, MISTAKE, NOTHING, STATE, TOPICS, UNREADABLE, errors
 from replay.exits import complain as _complain
 from replay.exits import config as _config
 from replay.exits import fail as _fail
 from replay.explain import explain as explained
 from replay.play import Plan, Summary, play
+from replay.report import report
+from replay.simulating import simulate_
+from replay.tune import tune
 from replay.worker import worker
 
 app = typer.Typer(
@@ -89,7 +93,8 @@ def demo(
 @app.command("replay")
 def replay_(
     paths: Annotated[
-        list[Path], typer.Argument(help="Recorded traces: JSON lines (plain, gzip, zstd); CSV or Parquet with --mapping.")
+        list[Path],
+        typer.Argument(help="Trace folders; or recorded logs: JSON lines (plain, gzip, zstd), CSV or Parquet with --mapping."),
     ],
     source: Annotated[str | None, typer.Option(help="Format of the records; detected from the first ones if not given.")] = None,
     mapping: Annotated[Path | None, typer.Option(help="TOML file that names the columns of a table.")] = None,
@@ -101,6 +106,8 @@ def replay_(
     block: Annotated[
         int, typer.Option(min=1, max=1_000_000, help="Records decoded at a time; the result does not depend on it.")
     ] = 4096,
+    speed: Annotated[str, typer.Option(help="max, or so many times as fast as it was recorded: 1x, 60x.")] = "max",
+    partitions: Annotated[int, typer.Option(min=1, max=1024, help="Lay the work out as over so many partitions.")] = 1,
     json_: Annotated[bool, typer.Option("--json", help="The summary as JSON, as the last line.")] = False,
 ) -> None:
     """Replay recorded traces through the detector. Nothing is ever contained in a replay."""
@@ -109,8 +116,11 @@ def replay_(
         _fail(f"--source: expected one of {', '.join(available())}; got {source!r}", MISTAKE)
     try:
         named = read_mapping(mapping) if mapping is not None else None
-    except ValueError as error:
+        factor = inputs.speed(speed)
+    except MappingError as error:
         _fail(str(error), MISTAKE)
+    except ValueError as error:
+        _fail(f"--speed: {error}", MISTAKE)
     to_stdout = alerts == "-"
     plan = Plan(
         paths=paths,
@@ -123,12 +133,20 @@ def replay_(
         deadletter=deadletter,
         limit=limit,
         batch_records=block,
+        speed=factor,
+        partitions=partitions,
     )
     watcher = screen.Screen(plan.version, to_stdout=to_stdout, quiet=json_)
     summary = _run(plan, watcher)
     screen.close(summary, json_=json_, to_stdout=to_stdout)
     if summary.events == 0 and state is None:
         _fail("nothing to score: no record of any input became an event", UNREADABLE)
+
+
+app.command()(record)
+app.command()(tune)
+app.command()(report)
+app.command("simulate")(simulate_)
 
 
 @app.command()

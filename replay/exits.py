@@ -11,7 +11,7 @@ from rich.console import Console
 from detector.config import Config, ConfigError, read
 from replay.screen import printable
 
-MISTAKE, UNREADABLE, STATE, NOTHING, BROKER, TOPICS = 2, 3, 4, 5, 6, 7
+MISTAKE, UNREADABLE, STATE, NOTHING, BROKER, TOPICS, INTERRUPTED = 2, 3, 4, 5, 6, 7, 130
 
 errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 

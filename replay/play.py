@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
@@ -16,16 +15,16 @@ from connectors.alert import Alert, Evidence
 from connectors.event import DAY, Reject
 from connectors.names import Names
 from connectors.sources.table import Mapping
-from connectors.trace import Trace, TraceError, open_trace
-from detector.checkpoint import Checkpoints, Progress, digest, places_of
+from connectors.trace import TraceError
+from detector.checkpoint import Checkpoints, Progress, StateError, digest, places_of
 from detector.config import Config
-from detector.pipeline import Cores, Log, Pipeline, Tally, quiet_collector
+from detector.pipeline import Cores, Log, Pipeline, Place, Tally, quiet_collector
 from detector.respond import Responder
+from replay.inputs import PACED_RECORDS, Input, Inputs, Pace, PacedLog, open_inputs
+from replay.spread import Spread
 
 #: Events between two checkpoints of a run with a state file.
 CHECKPOINT_EVENTS = 2_000_000
-#: Bytes of a log that tell it from others, so that a state knows how far it was read.
-FINGERPRINT_BYTES = 4096
 
 
 class Summary(msgspec.Struct, kw_only=True):
@@ -51,7 +50,8 @@ class Summary(msgspec.Struct, kw_only=True):
 
 
 class Plan(msgspec.Struct, kw_only=True):
-    """What to replay and where to put what comes of it."""
+    """What to replay and where to put what comes of it. ``speed``: so many times as fast as it was recorded, None as fast as it goes.
+    ``partitions``: over how many the work is laid out, as the distributed engine does it."""
 
     paths: list[Path]
     config: Config
@@ -63,25 +63,21 @@ class Plan(msgspec.Struct, kw_only=True):
     deadletter: Path | None = None
     limit: int | None = None
     batch_records: int = 4096
+    speed: float | None = None
+    partitions: int = 1
 
 
 class Watcher:
     """What a caller wants to hear of a run while it goes on: override what matters."""
 
-    def started(self, traces: list[Trace]) -> None:
+    def started(self, traces: list[Input]) -> None:
         """All logs are open."""
 
     def alert(self, alert: Alert) -> None:
         """A revision of an alert."""
 
-    def tick(self, tally: Tally, traces: list[Trace]) -> None:
+    def tick(self, tally: Tally, traces: list[Input]) -> None:
         """A batch is done."""
-
-
-def fingerprint(path: Path) -> str:
-    """What a log begins with, as a hash: the same log grown longer, or under another name, keeps it."""
-    with path.open("rb") as file:
-        return hashlib.blake2b(file.read(FINGERPRINT_BYTES), digest_size=16).hexdigest()
 
 
 class _Output:
@@ -109,10 +105,10 @@ class _Output:
         return self.file.tell()
 
 
-def _no_overlap(plan: Plan) -> None:
+def _no_overlap(plan: Plan, read: list[Path]) -> None:
     """Refuse to read a file twice, and to write over what is read or over another output. Raises TraceError."""
     seen: dict[Path, str] = {}
-    for path in plan.paths:
+    for path in read:
         if path.resolve() in seen:
             raise TraceError(f"{path}: named twice")
         seen[path.resolve()] = "an input"
@@ -124,54 +120,87 @@ def _no_overlap(plan: Plan) -> None:
         seen[output.resolve()] = what
 
 
+class _Keeper:
+    """Keeps the state file of a run, where it has one."""
+
+    def __init__(self, plan: Plan, cores: Cores | Spread, inputs: Inputs, stack: ExitStack) -> None:
+        self.progress = Progress()
+        self._store: Checkpoints | None = None
+        self._saved = 0
+        self._prints = inputs.prints
+        if plan.state is not None:
+            if isinstance(cores, Spread) or inputs.events is not None:
+                what = "--partitions" if isinstance(cores, Spread) else "a trace of resolved events"
+                raise StateError(f"{plan.state}: {what} keeps no state file; leave --state out")
+            self._store = Checkpoints(plan.state, plan.config)
+            self._cores = cores
+            stack.callback(self._store.close)
+            self.progress = self._store.restore(cores)
+        self.places: list[Place] = places_of(self.progress, inputs.prints)
+
+    def due(self, events: int) -> bool:
+        """Whether so many events make a checkpoint due."""
+        return self._store is not None and events - self._saved >= CHECKPOINT_EVENTS
+
+    def save(self, events: int, output: _Output) -> None:
+        """Write a checkpoint, if there is a file for it."""
+        if self._store is None:
+            return
+        progress = self.progress
+        progress.places |= {print_: (place.records, place.clock) for print_, place in zip(self._prints, self.places, strict=True)}
+        progress.events += events - self._saved
+        self._saved = events
+        if output.file is not None:
+            progress.alerts[output.key] = output.length()
+        self._store.save(self._cores, progress)
+
+
 def play(plan: Plan, responder: Responder, watcher: Watcher) -> Summary:
     """Replay the plan's traces. Raises TraceError, StateError or OSError before anything is scored."""
-    _no_overlap(plan)
+    _no_overlap(plan, [path for path in plan.paths if not path.is_dir()])
     names = Names()
-    cores = Cores(plan.config)
+    cores = Cores(plan.config) if plan.partitions == 1 else Spread(plan.config, plan.partitions)
     with ExitStack() as stack:
-        traces = [open_trace(path, plan.source, plan.mapping, names, plan.batch_records) for path in plan.paths]
-        progress = Progress()
-        store = None
-        if plan.state is not None:
-            store = Checkpoints(plan.state, plan.config)
-            stack.callback(store.close)
-            progress = store.restore(cores)
-        output = _Output(plan.alerts, stack, progress)
+        records = plan.batch_records if plan.speed is None else min(plan.batch_records, PACED_RECORDS)
+        inputs = open_inputs(plan.paths, plan.source, plan.mapping, names, records)
+        _no_overlap(plan, inputs.files)
+        keeper = _Keeper(plan, cores, inputs, stack)
+        output = _Output(plan.alerts, stack, keeper.progress)
         letters = stack.enter_context(plan.deadletter.open("wb")) if plan.deadletter is not None else None
-        prints = [fingerprint(path) for path in plan.paths]
-        places = places_of(progress, prints)
 
         def on_alert(alert: Alert) -> None:
             output.write(alert, plan.version)
             watcher.alert(alert)
             responder.handle(alert)
 
-        pipeline = Pipeline(cores, names=names, on_alert=on_alert, on_reject=_letter(letters, traces))
-
-        def save() -> None:
-            if store is not None:
-                progress.places |= {print_: (place.records, place.clock) for print_, place in zip(prints, places, strict=True)}
-                progress.events += pipeline.tally.events - saved[0]
-                saved[0] = pipeline.tally.events
-                if output.file is not None:
-                    progress.alerts[output.key] = output.length()
-                store.save(cores, progress)
-
-        saved = [0]
-        watcher.started(traces)
+        pipeline = Pipeline(cores, names=names, on_alert=on_alert, on_reject=_letter(letters, inputs.shown))
+        watcher.started(inputs.shown)
         stack.enter_context(quiet_collector())
-        logs: list[Log] = list(traces)
-        for tally in pipeline.run(logs, places, plan.limit):
+        for tally in tallies(pipeline, inputs, keeper.places, plan.limit, plan.speed):
             responder.expire(tally.last)
-            watcher.tick(tally, traces)
-            if tally.events - saved[0] >= CHECKPOINT_EVENTS:
-                save()
-        save()
-        return _summary(plan, pipeline, cores, responder, traces)
+            watcher.tick(tally, inputs.shown)
+            if keeper.due(tally.events):
+                keeper.save(tally.events, output)
+        keeper.save(pipeline.tally.events, output)
+        return _summary(plan, pipeline, cores, responder, inputs.shown)
 
 
-def _letter(letters: IO[bytes] | None, traces: list[Trace]) -> Callable[[str, Reject], None]:
+def tallies(
+    pipeline: Pipeline, inputs: Inputs, places: list[Place] | None = None, limit: int | None = None, speed: float | None = None
+) -> Iterator[Tally]:
+    """Run the inputs through a pipeline, at a pace if asked. Yields after every batch."""
+    pace = None if speed is None else Pace(speed)
+    if inputs.events is None:
+        logs: list[Log] = list(inputs.logs if pace is None else [PacedLog(log, pace) for log in inputs.logs])
+        yield from pipeline.run(logs, places, limit)
+        return
+    blocks = inputs.events.blocks()
+    if pace is not None:
+        blocks = pace.held(blocks)
+    yield from pipeline.run_resolved(blocks, inputs.events.titles, limit)
+
+
+def _letter(letters: IO[bytes] | None, traces: list[Input]) -> Callable[[str, Reject], None]:
     """Writes a dead letter: reason, source, path, record number, message."""
     sources = {trace.path: trace.source for trace in traces}
 
@@ -190,7 +219,7 @@ def _letter(letters: IO[bytes] | None, traces: list[Trace]) -> Callable[[str, Re
     return write
 
 
-def _summary(plan: Plan, pipeline: Pipeline, cores: Cores, responder: Responder, traces: list[Trace]) -> Summary:
+def _summary(plan: Plan, pipeline: Pipeline, cores: Cores | Spread, responder: Responder, traces: list[Input]) -> Summary:
     tally = pipeline.tally
     days = (tally.last - tally.first) / DAY
     return Summary(
@@ -205,10 +234,10 @@ def _summary(plan: Plan, pipeline: Pipeline, cores: Cores, responder: Responder,
         days=round(days, 4),
         seconds=round(tally.seconds, 3),
         events_per_second=round(tally.events / tally.seconds, 1) if tally.seconds else 0.0,
-        state_digest=digest(cores),
+        state_digest=cores.digest() if isinstance(cores, Spread) else digest(cores),
         sources={trace.path: trace.source for trace in traces},
-        evicted=cores.actors.evicted + cores.objects.evicted,
-        strongest=cores.fusion.strongest,
+        evicted=cores.evicted,
+        strongest=cores.strongest,
         examples={
             reason: [f"{path}: record {reject.record}: {reject.message}" for path, reject in shown]
             for reason, shown in sorted(tally.examples.items())

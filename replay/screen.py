@@ -15,9 +15,9 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 
 from connectors import ocsf
 from connectors.alert import Alert
-from connectors.trace import Trace
 from detector.pipeline import Tally
 from replay.explain import headline
+from replay.inputs import Input
 from replay.play import Summary, Watcher
 
 #: Seconds between two progress lines where there is no terminal.
@@ -86,7 +86,7 @@ class Screen(Watcher):
         if not self.quiet:
             self.console.print(printable(text))
 
-    def started(self, traces: list[Trace]) -> None:
+    def started(self, traces: list[Input]) -> None:
         """Say what every file was taken for."""
         for trace in traces:
             self.say(f"{trace.path}: read as {trace.source}")
@@ -107,7 +107,7 @@ class Screen(Watcher):
             elif len(self.opened) == SHOWN + 1:
                 self.say("more alerts follow; they are counted, and written where --alerts says")
 
-    def tick(self, tally: Tally, traces: list[Trace]) -> None:
+    def tick(self, tally: Tally, traces: list[Input]) -> None:
         """Move the bar, or say a line now and then."""
         rate = f"{tally.events / tally.seconds:,.0f} events/s, {tally.alerts} alerts" if tally.seconds else ""
         if self._progress is not None and self._task is not None:

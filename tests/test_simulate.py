@@ -24,6 +24,7 @@ from connectors.sources import Decoded, available
 from connectors.sources._records import iso_time
 from replay.simulate import (
     ATTACKS,
+    ATTESTATION,
     CONN,
     FILES,
     INVENTORY,
@@ -37,17 +38,10 @@ from replay.simulate import (
     Truth,
     simulate,
 )
-from replay.simulate.journal import Journal
+from replay.simulate.journal import SOURCES, Journal
 from tests.shared import samples
 
 DAYS, SCALE = 2, 0.2
-SOURCES = {
-    CONN: "zeek_conn",
-    REGISTRY: "oci_notifications",
-    SLURM: "slurm_jobcomp",
-    KUBERNETES: "kubernetes_audit",
-    KEYCLOAK: "keycloak_events",
-}
 
 
 def lines(folder: Path, name: str) -> list[bytes]:
@@ -111,6 +105,7 @@ WRITTEN: dict[str, Callable[[dict[str, Any]], float]] = {
     SLURM: lambda record: iso_time(record.get("@end", record["@start"]), "@start"),
     KUBERNETES: lambda record: iso_time(record["stageTimestamp"], "stageTimestamp"),
     KEYCLOAK: lambda record: record["time"] * 1000,
+    ATTESTATION: lambda record: record["claims"]["iat"] * SECOND,
 }
 
 

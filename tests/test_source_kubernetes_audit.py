@@ -300,6 +300,37 @@ def test_a_generated_name_is_taken_from_the_answer() -> None:
     assert one(request("create", "pods", responseObject=POD))["object"] == "pod:team-a/web-5d9c7-x2x"
 
 
+def images(containers: list[Any], **spec: Any) -> list[tuple[str, str]]:
+    decoded = fresh(NAME, request("create", "pods", responseObject=pod(spec={"containers": containers, **spec})))
+    assert decoded.rejects == []
+    return [(row["actor"], row["object"]) for row in events(decoded) if row.get("detail") == "image"]
+
+
+def test_whoever_a_new_pod_works_as_is_seen_at_its_images() -> None:
+    containers = [{"image": "r.example:5000/a/b:v1"}, {"image": "busybox@sha256:9b"}, {"image": "r.example:5000/a/b:v2"}]
+    found = [("sa:team-a/web", "resource:image/r.example:5000/a/b"), ("sa:team-a/web", "resource:image/busybox")]
+    assert images(containers, serviceAccountName="web") == found
+    assert images([{"image": "b"}], serviceAccountName="default") == [("user:alice", "resource:image/b")]
+    assert images([{"image": "b"}], initContainers=[{"image": "a"}])[0][1] == "resource:image/a"
+
+
+def test_a_row_about_an_image_says_what_it_is() -> None:
+    made = pod(spec={"containers": [{"image": "a/b:v1"}], "serviceAccountName": "web"})
+    row = events(fresh(NAME, request("create", "pods", responseObject=made)))[-1]
+    assert (row["stream"], row["action"], row["outcome"], row["via"]) == ("job", "start", "ok", "pod:team-a/web-5d9c7-x2x")
+
+
+def test_an_image_with_an_odd_name_hides_nothing() -> None:
+    assert images([{"image": "a\u202eb"}, {"image": ""}, {}]) == [("user:alice", "resource:image/other")]
+    assert images([{"image": "x" * 600}]) == [("user:alice", "resource:image/other")]
+
+
+def test_only_the_creation_of_a_pod_tells_its_images() -> None:
+    made = pod(spec={"containers": [{"image": "a/b:v1"}]})
+    decoded = fresh(NAME, written(made), request("create", "pods", responseObject=made, responseStatus={"code": 403}))
+    assert [row for row in events(decoded) if row.get("detail") == "image"] == []
+
+
 def test_gpus_asked_for_are_counted_where_the_request_is_recorded() -> None:
     containers = [{"name": "a", "resources": {"limits": {"nvidia.com/gpu": "4", "memory": "1Gi"}}}, {"name": "b"}]
     job = {"spec": {"parallelism": 2, "template": {"spec": {"containers": containers}}}}

@@ -155,6 +155,8 @@ def test_every_sample_is_read_field_by_field() -> None:
     }
     assert events(decoded) == [
         {"record": 0, "time": 1795215478_000000, "action": "start"} | first,
+        {key: value for key, value in first.items() if key != "gpus"}
+        | {"record": 0, "time": 1795215478_000000, "action": "start", "object": "node:vm", "detail": "node"},
         {"record": 1, "time": 1795215483_000000, "action": "end", "duration": 5.0, "gpu_seconds": 20.0} | first,
         {
             "record": 2,
@@ -174,3 +176,22 @@ def test_every_sample_is_read_field_by_field() -> None:
         Binding(1, 1795215478_000000, "job:slurm/aifac/1", "user:alice"),
         Binding(2, 1795215318_000000, "job:slurm/5", "user:alice"),
     ]
+
+
+def test_a_job_that_starts_is_seen_at_each_of_its_nodes() -> None:
+    rows = events(fresh(NAME, {**START, "nodes": "gpu-[08-09],Login1"}, {**END, "nodes": "gpu-[08-09]"}))
+    assert [(row["record"], row["action"], row["object"]) for row in rows] == [
+        (0, "start", "queue:aifac/gpu"),
+        (0, "start", "node:gpu-08"),
+        (0, "start", "node:gpu-09"),
+        (0, "start", "node:login1"),
+        (1, "end", "queue:aifac/gpu"),
+    ]
+    assert {(row["actor"], row["via"], row["detail"]) for row in rows[1:4]} == {("user:alice", JOB, "node")}
+
+
+@pytest.mark.parametrize("nodes", ["(null)", "None assigned", "gpu-[1-999999999]", "gpu-[9-1]", "a[1]b[2]", "gpu-[", "\u202e", "a,,b"])
+def test_a_host_list_that_is_none_or_too_long_gives_no_nodes_and_no_reject(nodes: str) -> None:
+    decoded = fresh(NAME, {**START, "nodes": nodes})
+    assert decoded.rejects == []
+    assert [row["object"] for row in events(decoded)] == ["queue:aifac/gpu"]

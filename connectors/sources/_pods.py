@@ -21,6 +21,9 @@ _CHANGES = frozenset({"create", "update", "patch", "delete"})
 #: Names under which pods ask for whole GPUs.
 _GPUS = ("nvidia.com/gpu", "amd.com/gpu")
 
+#: Images of one pod that are looked at: more containers than any pod of use has.
+_MOST_IMAGES = 16
+
 #: (kind of the subject, its name, kind of the target, its name); target "" ends what held.
 Link = tuple[str, str, str, str]
 
@@ -39,8 +42,14 @@ class _Metadata(msgspec.Struct, rename="camel"):
     deletion_grace_period_seconds: float | None = None
 
 
+class _Image(msgspec.Struct):
+    image: str = ""
+
+
 class _Spec(msgspec.Struct, rename="camel"):
     service_account_name: str | None = None
+    containers: list[_Image] | None = None
+    init_containers: list[_Image] | None = None
     host_network: bool | None = None
 
 
@@ -67,6 +76,13 @@ class Written(msgspec.Struct):
     def path(self) -> str:
         """Namespace and name."""
         return f"{self.metadata.namespace}/{self.metadata.name}"
+
+    @property
+    def images(self) -> list[str]:
+        """Repositories of its containers' images, each once, without tag and digest: a new version is no new image."""
+        spec = self.spec
+        named = [_repository(each.image) for each in (*(spec.init_containers or ()), *(spec.containers or ()))]
+        return list(dict.fromkeys(name for name in named if name))[:_MOST_IMAGES]
 
 
 class _Resources(msgspec.Struct):
@@ -156,6 +172,25 @@ def requested_gpus(request: bytes) -> float:
     if not all(amount.isascii() and amount.isdigit() and len(amount) <= 6 for amount in wanted) or not 0 <= times < 1e6:
         return float("nan")
     return times * sum(map(float, wanted))
+
+
+def _repository(image: str) -> str:
+    """An image's repository.
+
+    >>> [_repository(image) for image in ("r.example:5000/a/b:v1", "r.example:5000/a/b@sha256:9b", "busybox", "a/b:v1@sha256:9b")]
+    ['r.example:5000/a/b', 'r.example:5000/a/b', 'busybox', 'a/b']
+    """
+    place, slash, name = image.partition("@")[0].rpartition("/")
+    return f"{place}{slash}{name.partition(':')[0]}"
+
+
+def runs_as(pod: Written, actor: str) -> tuple[str, str]:
+    """(kind, name) of whom a pod's work is done as: its service account, else its controller, else who created it."""
+    account = pod.spec.service_account_name
+    if account and account != "default":
+        return "sa", f"{pod.metadata.namespace}/{account}"
+    kind, _, name = actor.partition(":")
+    return _controller(pod.metadata) or (kind, name)
 
 
 def _addresses(pod: Written) -> list[str]:

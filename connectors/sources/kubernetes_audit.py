@@ -20,6 +20,9 @@ Further rows of the same record: the impersonator at whom they impersonate (acti
 authenticated user was seen (action use, detail ``kubernetes``): the last of ``sourceIPs``, which is the peer and cannot be forged, and
 the first where it is another, which is the client if the proxies are honest.
 
+Where a pod is created and the answer has it: whom the pod works as at each of its images (object ``resource:image/<repository>``
+without its tag, action start, stream job, detail ``image``, via the pod).
+
 Bindings: ip -> pod -> service account or workload, from pods written (level RequestResponse); pod -> service account from bound tokens;
 job -> who made it; token -> service account from token requests.
 """
@@ -36,8 +39,8 @@ from connectors.names import Names
 from connectors.sources import Decoded
 from connectors.sources._acts import Act, Words, decode_acts
 from connectors.sources._audit import AuditEvent, Ref, User, audit_events, bound_pod, credential, read_event
-from connectors.sources._pods import Written, links, requested_gpus, starts_pods, written_in
-from connectors.sources._records import iso_time
+from connectors.sources._pods import Written, links, requested_gpus, runs_as, starts_pods, written_in
+from connectors.sources._records import BadRecord, iso_time
 
 _GROUP = "audit.k8s.io/"
 #: Stages of a request before its end. Counted by name when skipped.
@@ -93,8 +96,8 @@ class KubernetesAudit:
     feeds: ClassVar[frozenset[str]] = frozenset({"who-to-whom", "rate", "outcome", "reads", "gpus", "bindings"})
     limits: ClassVar[str] = (
         "exec, attach and watch are reported when they end; who is behind a pod's address is known only where the audit policy records "
-        "pods and pods/status at level RequestResponse, GPUs from level Request; no bytes; an EventList of over 1 MiB is refused: "
-        "lower the webhook's batch size; the first of several sourceIPs is the client's word"
+        "pods and pods/status at level RequestResponse, as are the pod's images; GPUs from level Request; no bytes; an EventList of "
+        "over 1 MiB is refused: lower the webhook's batch size; the first of several sourceIPs is the client's word"
     )
     example: ClassVar[str] = (
         '{"kind":"Event","apiVersion":"audit.k8s.io/v1","level":"Metadata","auditID":"f6217498","stage":"ResponseComplete","requestURI":'
@@ -168,7 +171,36 @@ class KubernetesAudit:
             rows.append(words.use(row, user, acts_as, carrier, "impersonation"))
         if user >= 0:
             rows += [words.use(row, user, address, carrier, "kubernetes") for address in addresses]
+        if written is not None and written.kind == "Pod" and starts_pods(event):
+            rows += self._images(row, written)
         return Act(rows, self._bindings(index, row, event, written))
+
+    def _images(self, row: Row, pod: Written) -> list[Row]:
+        """Whom a new pod works as, at each of its images."""
+        words = self._words
+        kind, name = runs_as(pod, words.text(row.actor))
+        return [
+            Row(
+                record=row.record,
+                time=row.time,
+                stream=Stream.job,
+                action=Action.start,
+                outcome=row.outcome,
+                actor=words.identity(kind, name, "responseObject"),
+                object=self._image(image),
+                via=words.identity("pod", pod.path, "responseObject"),
+                detail=words.detail("image"),
+                uid=row.uid,
+            )
+            for image in pod.images
+        ]
+
+    def _image(self, image: str) -> int:
+        """The code of an image; of one whose name is no name, a common one, so that it cannot hide the pod it is in."""
+        try:
+            return self._words.identity("resource", f"image/{image}", "responseObject.spec")
+        except BadRecord:
+            return self._words.identity("resource", "image/other", "responseObject.spec")
 
     def _account(self, user: User | None, field: str) -> int:
         """The code of an authenticated user; -1 for nobody."""

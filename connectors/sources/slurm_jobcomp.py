@@ -12,12 +12,16 @@ gpus          ``gres/gpu`` of ``tres_alloc``; its types summed where only they a
 gpu_seconds   end: GPUs times ``@end`` - ``@start``; 0 where the job never started
 ============  ==========================================================================================================
 
+A job that starts gives a further row for each of its nodes (``nodes``, a host list): the user at ``node:<name>``, action start, detail
+``node``. So what is known of the nodes, their attestation, meets the work.
+
 Binding: the job belongs to its user from its submission on, and never to anybody else. ``elapsed`` is not read: of a job that never
 started it is negative or decades, of a resized one it counts from the first start.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -40,12 +44,20 @@ _OUTCOMES = {
 _NO_TIME = frozenset({"", "Unknown", "None", "N/A"})
 #: More GPUs than any one job can hold: the largest machines have tens of thousands.
 _MOST_GPUS = 1_000_000
+#: A job on more nodes has no rows for them: a record must not become thousands of rows, and the whole machine is no one's habit.
+_MOST_NODES = 128
+#: A host list with one range of numbers a name at most, as Slurm writes them; anything else gives no nodes.
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+_RANGE = r"\[((?:\d{1,9}(?:-\d{1,9})?)(?:,\d{1,9}(?:-\d{1,9})?)*)\]"
+_HOST = re.compile(rf"({_NAME})(?:{_RANGE}([A-Za-z0-9._-]*))?", re.ASCII)
+_HOSTS = re.compile(rf"{_HOST.pattern}(?:,{_HOST.pattern})*", re.ASCII)
 
 
 class _Job(msgspec.Struct, rename={"start": "@start", "end": "@end", "submit": "@submit"}):
     jobid: int
     username: str
     partition: str
+    nodes: str | None = None
     start: str | None = None
     end: str | None = None
     submit: str | None = None
@@ -64,7 +76,7 @@ class SlurmJobcomp:
     """Slurm job completion records. See the module."""
 
     title: ClassVar[str] = "Slurm jobcomp/kafka: jobs as they start and end, with their GPUs"
-    feeds: ClassVar[frozenset[str]] = frozenset({"who-to-whom", "rate", "outcome", "gpus", "bindings"})
+    feeds: ClassVar[frozenset[str]] = frozenset({"who-to-whom", "rate", "outcome", "gpus", "attestation", "bindings"})
     limits: ClassVar[str] = (
         "starts only with enable_job_start (25.05 or later); GPUs only with AccountingStorageTRES=gres/gpu and slurmdbd, else unknown, "
         "also for jobs without any; submissions, holds and changes are not reported; no client address; a resized job gives a record "
@@ -121,12 +133,49 @@ class SlurmJobcomp:
             row.gpu_seconds = gpus * row.duration if start is not None else 0.0
         # Owned since the earliest moment the record knows of.
         since = min(moment for moment in (submit, start, end) if moment is not None)
-        return Act([row], [Binding(index, since, self._words.text(row.via), self._words.text(user))])
+        rows = [row, *self._at_nodes(row, job.nodes or "")] if end is None else [row]
+        return Act(rows, [Binding(index, since, self._words.text(row.via), self._words.text(user))])
+
+    def _at_nodes(self, row: Row, hosts: str) -> list[Row]:
+        """The user at each node on which the job starts."""
+        return [
+            Row(
+                record=row.record,
+                time=row.time,
+                stream=row.stream,
+                action=row.action,
+                outcome=row.outcome,
+                actor=row.actor,
+                object=self._words.identity("node", name, "nodes"),
+                via=row.via,
+                detail=self._words.detail("node"),
+                uid=row.uid,
+            )
+            for name in _hosts(hosts)
+        ]
 
 
 def _first(partition: str) -> str:
     """The partition of a job; of a job that was cancelled while it waited for any of several, the first."""
     return required(partition.partition(",")[0], "partition")
+
+
+def _hosts(text: str) -> list[str]:
+    """The names in a host list; none where there are more than ``_MOST_NODES``, or where it is none.
+
+    >>> _hosts("gpu-07"), _hosts("gpu-[08-10,12],login1"), _hosts("None assigned"), _hosts("gpu-[1-9999]")
+    (['gpu-07'], ['gpu-08', 'gpu-09', 'gpu-10', 'gpu-12', 'login1'], [], [])
+    """
+    found: list[str] = []
+    for match in _HOST.finditer(text) if _HOSTS.fullmatch(text) else ():
+        head, ranges, tail = match.groups()
+        for part in ranges.split(",") if ranges else [""]:
+            first, _, last = part.partition("-")
+            numbers = range(int(first), int(last or first) + 1) if part else range(1)
+            if len(found) + len(numbers) > _MOST_NODES:
+                return []
+            found += [f"{head}{number:0{len(first)}d}{tail}" if part else head for number in numbers]
+    return found
 
 
 def _time(text: str | None, field: str) -> int | None:

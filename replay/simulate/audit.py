@@ -119,18 +119,24 @@ def event(
 
 
 def pod_object(
-    named: tuple[str, str, str], account: str, owner: tuple[str, str], created: int, phase: str, place: tuple[str, str, str] | None
+    named: tuple[str, str, str],
+    account: str,
+    owner: tuple[str, str],
+    created: int,
+    phase: str,
+    place: tuple[str, str, str] | None,
+    image: str = "",
 ) -> dict[str, Any]:
-    """A pod as the API server answers with it. ``named``: namespace, name, uid; ``owner``: kind and name; ``place``: node, the node's
-    address and its own, None before it runs."""
+    """A pod as the API server answers with it. ``named``: namespace, name, uid; ``owner``: kind and name, empty for a pod made by hand;
+    ``place``: node, the node's address and its own, None before it runs; ``image``: its account's where none is given."""
     kind, name = owner
-    labels = {"app": account if kind == "ReplicaSet" else name}
+    labels = {"app": name if kind and kind != "ReplicaSet" else account}
     if kind == "Job":
         labels["batch.kubernetes.io/job-name"] = name
     elif kind == "ReplicaSet":
         labels["pod-template-hash"] = name.rpartition("-")[2]
     spec: dict[str, Any] = {
-        "containers": [{"name": "main", "image": f"registry.factory.example/images/{account}:v1"}],
+        "containers": [{"name": "main", "image": image or f"registry.factory.example/images/{account}:v1"}],
         "serviceAccountName": account,
     }
     status: dict[str, Any] = {"phase": phase}
@@ -138,12 +144,13 @@ def pod_object(
         spec["nodeName"] = place[0]
         status |= {"hostIP": place[1], "podIP": place[2], "podIPs": [{"ip": place[2]}]}
     group = "batch/v1" if kind == "Job" else "apps/v1"
-    metadata = {
+    metadata: dict[str, Any] = {
         "name": named[1],
         "namespace": named[0],
         "uid": named[2],
         "creationTimestamp": f"{iso(created)[:19]}Z",
         "labels": labels,
-        "ownerReferences": [{"apiVersion": group, "kind": kind, "name": name, "controller": True}],
     }
+    if kind:
+        metadata["ownerReferences"] = [{"apiVersion": group, "kind": kind, "name": name, "controller": True}]
     return {"kind": "Pod", "apiVersion": "v1", "metadata": metadata, "spec": spec, "status": status}

@@ -113,6 +113,10 @@ class Cluster:
             if service.kind == role and service.team == team and pod.born <= begin and (pod.dies is None or pod.dies >= end)
         ]
 
+    def outside(self, pod: Pod) -> str:
+        """The mirror from which a team's loaders take most."""
+        return self.world.factory.internet[mirror(self.world.factory.teams.index(pod.namespace), 0)]
+
     def _first(self) -> list[_Birth]:
         """The simulation begins with a restart of the cluster, so that every pod's birth is in the log."""
         births = []
@@ -263,6 +267,11 @@ class Cluster:
 
 
 _CONTROLLERS = {"ReplicaSet": "replicaset-controller", "StatefulSet": "statefulset-controller", "Job": "job-controller"}
+
+
+def mirror(team: int, number: int) -> int:
+    """Where in the Internet a team's mirrors are: it has three, the first used most; very large factories share them."""
+    return (10 + 3 * team + number) % 480
 
 
 def machine(bot: Bot) -> Caller:

@@ -155,7 +155,7 @@ class Bot:
 
 @dataclass(frozen=True)
 class Factory:
-    """Everything that stays what it is for the whole simulation."""
+    """Everything that stays what it is for the whole simulation. ``addresses``: of the nodes, where they are not by number."""
 
     teams: tuple[str, ...]
     users: tuple[User, ...]
@@ -164,6 +164,7 @@ class Factory:
     models: tuple[Model, ...]
     nodes: tuple[str, ...]
     internet: tuple[str, ...]
+    addresses: tuple[str, ...] = ()
 
     def account(self, team: int, role: str) -> Account:
         """The service account of a team's role (``trainer``, ``evaluator``, ``serving``, ``loader``, ``notebook``)."""
@@ -182,7 +183,7 @@ class Factory:
 
     def node_address(self, node: int) -> str:
         """The address of a GPU node."""
-        return address("10.16", node)
+        return self.addresses[node] if self.addresses else address("10.16", node)
 
 
 def uuid(rng: np.random.Generator) -> str:

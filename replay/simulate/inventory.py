@@ -42,7 +42,10 @@ def inventory_of(world: World, cluster: Cluster, scheduler: Scheduler) -> Invent
             )
             for pod in cluster.all
         ],
-        jobs=[JobEntry(id=f"slurm/{CLUSTER}/{job.number}", user=job.user, state=_state(job, end)) for job in scheduler.jobs],
+        jobs=[
+            JobEntry(id=f"slurm/{CLUSTER}/{job.number}", user=job.user, state=_state(job, end))
+            for job in (*scheduler.jobs, *world.jobs)
+        ],
     )
 
 

@@ -8,19 +8,21 @@ import numpy as np
 
 from connectors.event import DAY, HOUR, MINUTE, SECOND
 from replay.simulate.audit import Asked, account, event
-from replay.simulate.cluster import Cluster, Pod
-from replay.simulate.factory import Service
-from replay.simulate.journal import KUBERNETES
+from replay.simulate.cluster import Cluster, Pod, mirror
+from replay.simulate.factory import Service, uuid
+from replay.simulate.journal import ATTESTATION, KUBERNETES
 from replay.simulate.places import APISERVER, INGRESS, MB, NTP, OFFSITE, QUEUE, STORAGE
 from replay.simulate.registry import pull
 from replay.simulate.rhythm import beat, demand, poisson, spread
-from replay.simulate.wire import AMQPS, API, CLOCK, EXPORTER, HTTPS, INFERENCE, OBJECTS
+from replay.simulate.wire import AMQPS, API, CLOCK, EXPORTER, HTTPS, INFERENCE, OBJECTS, attestation_record
 from replay.simulate.world import World
 
 #: Share of the nodes that are scraped over the network the sensor sees.
 _SCRAPED = 0.5
 #: How far a node's or pod's periodic work is from its beat.
 _JITTER = 2 * SECOND
+#: How often a node attests, and the share of attempts that a healthy node fails: a service that is down gives no claims at all.
+_ATTESTS, _UNSURE = 4 * HOUR, 0.001
 
 
 class _Duty(NamedTuple):
@@ -39,6 +41,7 @@ def play(world: World, cluster: Cluster, day: int) -> None:
     begin, end = world.midnight(day), world.midnight(day) + DAY
     for node in range(len(world.factory.nodes)):
         _node(world, node, day, begin, end)
+        _attest(world, node, day, begin, end)
     for service, pod in cluster.working:
         rng = world.rng("service-pod", day, int(pod.uid[:8], 16))
         duty = _Duty(world, rng, service, pod, pod.first(begin), end)
@@ -56,6 +59,18 @@ def _node(world: World, node: int, day: int, begin: int, end: int) -> None:
     n = len(times)
     sizes = spread(rng, 6_000, 0.4, n, 800, 90_000), spread(rng, 9_000, 0.5, n, 900, 200_000)
     world.connect(rng, times, spread(rng, 400_000, 0.6, n, 5_000, 9 * SECOND), place, APISERVER, API, *sizes)
+
+
+def _attest(world: World, node: int, day: int, begin: int, end: int) -> None:
+    """A node attests when it comes up and every few hours; one attempt in some hundred fails and is repeated."""
+    rng = world.rng("attest", day, node)
+    name = world.factory.nodes[node]
+    times = beat(rng, begin, end, _ATTESTS, MINUTE).tolist()
+    for time in ([begin + 20 * SECOND + node * SECOND] if day == 0 else []) + times:
+        if rng.random() < _UNSURE:
+            world.write(ATTESTATION, time, attestation_record(time, name, False, uuid(rng), 8))
+            time += 90 * SECOND
+        world.write(ATTESTATION, time, attestation_record(time, name, True, uuid(rng), 8))
 
 
 def _common(duty: _Duty) -> None:
@@ -99,8 +114,7 @@ def _loader(duty: _Duty) -> None:
     world.connect(rng, times, spread(rng, 5e6, 1.0, n, 50_000, 180 * SECOND), pod.address, store, OBJECTS, *sizes)
     times = poisson(rng, begin, pod.last(end, 380 * SECOND), 2)
     n = len(times)
-    # A team has three mirrors, the first used most.
-    mirrors = [world.factory.internet[10 + 3 * service.team + int(k)] for k in np.minimum(rng.geometric(0.6, n), 3)]
+    mirrors = [world.factory.internet[mirror(service.team, int(k))] for k in np.minimum(rng.geometric(0.6, n), 3)]
     sizes = spread(rng, 40_000, 0.8, n, 900, 3 * MB), spread(rng, 200 * MB, 1.2, n, 90_000, 9_000 * MB)
     world.connect(rng, times, spread(rng, 20e6, 0.9, n, 200_000, 380 * SECOND), pod.address, mirrors, HTTPS, *sizes)
 

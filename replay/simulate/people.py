@@ -10,7 +10,7 @@ from replay.simulate.cluster import Cluster, Pod
 from replay.simulate.factory import User, uuid
 from replay.simulate.journal import KEYCLOAK as LOGINS
 from replay.simulate.journal import KUBERNETES
-from replay.simulate.places import APISERVER, GIT, INGRESS, KEYCLOAK, MAIL, MB, SLURM_LOGIN, WIKI
+from replay.simulate.places import GIT, INGRESS, MAIL, MB, SLURM_LOGIN, WIKI
 from replay.simulate.registry import pull
 from replay.simulate.rhythm import office, spread
 from replay.simulate.wire import API, CALLS, HTTPS, SMTPS, SSH, keycloak_event
@@ -87,7 +87,7 @@ def log_in(world: World, rng: np.random.Generator, user: User, place: str, begin
         say(end, "LOGOUT")
     n = len(opened)
     sizes = spread(rng, 3_000, 0.3, n, 900, 20_000), spread(rng, 9_000, 0.4, n, 2_000, 90_000)
-    world.connect(rng, opened, spread(rng, 200_000, 0.5, n, 9_000, 3 * SECOND), place, KEYCLOAK, HTTPS, *sizes)
+    world.connect(rng, opened, spread(rng, 200_000, 0.5, n, 9_000, 3 * SECOND), place, world.hosts.keycloak, HTTPS, *sizes)
 
 
 def _browse(world: World, rng: np.random.Generator, user: User, place: str, begin: int, end: int) -> None:
@@ -142,7 +142,13 @@ def _look_into_cluster(world: World, rng: np.random.Generator, user: User, place
     n = len(times)
     sizes = spread(rng, 4_000, 0.5, n, 900, 90_000), spread(rng, 40_000, 1.0, n, 1_000, 20 * MB)
     world.connect(
-        rng, np.maximum(times - 60_000, begin), spread(rng, 300_000, 0.8, n, 70_000, 60 * SECOND), place, APISERVER, API, *sizes
+        rng,
+        np.maximum(times - 60_000, begin),
+        spread(rng, 300_000, 0.8, n, 70_000, 60 * SECOND),
+        place,
+        world.hosts.apiserver,
+        API,
+        *sizes,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 GB = 1_000_000_000
 MB = 1_000_000
 
@@ -20,6 +22,19 @@ NTP = "10.10.1.123"
 STORAGE = ("10.10.3.10", "10.10.3.11", "10.10.3.12", "10.10.3.13")
 SCANNER = "10.10.2.200"
 OFFSITE = "198.51.100.250"
+
+
+class Hosts(NamedTuple):
+    """The servers that attacks have to do with."""
+
+    apiserver: str = APISERVER
+    registry: str = REGISTRY
+    keycloak: str = KEYCLOAK
+    ingress: str = INGRESS
+    dns: str = DNS
+    login: str = SLURM_LOGIN
+    storage: str = STORAGE[0]
+    registry_name: str = "registry.factory.example"
 
 
 def address(prefix: str, number: int) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 from connectors.event import SECOND
 from replay.simulate.factory import Blob, Model, uuid
 from replay.simulate.journal import REGISTRY as NOTICES
-from replay.simulate.places import MB, REGISTRY
+from replay.simulate.places import MB
 from replay.simulate.wire import HTTPS, Peer, registry_event
 from replay.simulate.world import World
 
@@ -64,7 +64,7 @@ def _session(
     rate: float | None,
 ) -> int:
     actor, address, agent = who
-    peer = Peer(actor, address, int(rng.integers(32_768, 60_999)), agent)
+    peer = Peer(actor, address, int(rng.integers(32_768, 60_999)), agent, world.hosts.registry_name)
     total = sum(blob.size for blob in blobs)
     speed = float(rng.lognormal(np.log(_RATE), _RATE_SPREAD)) if rate is None else rate
     if within is not None:
@@ -96,6 +96,14 @@ def _session(
     requests = 900 * (len(blobs) + 2)
     out, into = (requests + total, requests) if action == "push" else (requests, requests + total)
     world.connect(
-        rng, np.array([time]), np.array([now - time]), address, REGISTRY, HTTPS, np.array([out]), np.array([into]), orig_port=peer.port
+        rng,
+        np.array([time]),
+        np.array([now - time]),
+        address,
+        world.hosts.registry,
+        HTTPS,
+        np.array([out]),
+        np.array([into]),
+        orig_port=peer.port,
     )
     return now

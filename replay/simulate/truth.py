@@ -15,7 +15,7 @@ TRUTH, INVENTORY = "truth.json", "inventory.json"
 
 
 class Attack(msgspec.Struct, kw_only=True):
-    """One attack. Identities are spelled as the sources spell them after decoding.
+    """One attack, or a hard case that is ``benign``. Identities are spelled as the sources spell them after decoding.
 
     ``first`` and ``last``: when its first and last record were written, microseconds UTC. ``actors``: the principals behind it,
     the accountable one first. ``via``: addresses, pods and tokens it used. ``objects``: what it touched. ``records``: by file, the
@@ -23,6 +23,9 @@ class Attack(msgspec.Struct, kw_only=True):
     """
 
     name: str
+    instance: int = 1
+    benign: bool = False
+    slow: bool = False
     summary: str
     techniques: list[str]
     first: int
@@ -34,7 +37,8 @@ class Attack(msgspec.Struct, kw_only=True):
 
 
 class Truth(msgspec.Struct, kw_only=True):
-    """What was simulated. ``records``: how many each file holds. ``start`` and ``end``: microseconds UTC."""
+    """What was simulated. ``records``: how many each file holds; ``spans``: when its first and last were written, and ``start`` and
+    ``end``: microseconds UTC."""
 
     version: int = TRUTH_VERSION
     seed: int
@@ -43,6 +47,7 @@ class Truth(msgspec.Struct, kw_only=True):
     start: int
     end: int
     records: dict[str, int]
+    spans: dict[str, tuple[int | None, int | None]] = {}
     attacks: list[Attack]
 
 

@@ -5,6 +5,7 @@ All times are microseconds UTC. Kubernetes has a file of its own, ``audit``.
 
 from __future__ import annotations
 
+import hashlib
 from functools import lru_cache
 from itertools import repeat
 from typing import Any, NamedTuple
@@ -22,7 +23,6 @@ _SEGMENT, _HEADERS = 1448, 52
 _HISTORY = {"SF": "ShADadFf", "S0": "S", "REJ": "Sr", "RSTO": "ShADadR", "RSTR": "ShADadr", "S1": "ShADad"}
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _WEIGHTS = "application/vnd.cncf.model.weight.v1.raw"
-_REGISTRY_HOST = "registry.factory.example"
 _REALM = "factory"
 #: What Slurm calls itself.
 CLUSTER = "factory"
@@ -142,19 +142,21 @@ def _local(address: str) -> str:
 
 
 class Peer(NamedTuple):
-    """Who is at the other end of a registry request. ``port``: the source port of its connection."""
+    """Who is at the other end of a registry request, and under what name it calls the registry (``host``). ``port``: the source port of
+    its connection."""
 
     actor: str
     address: str
     port: int
     agent: str
+    host: str
 
 
 def registry_event(
     time: int, ids: tuple[str, str], action: str, method: str, peer: Peer, model: Model, blob: Blob | None, instance: str
 ) -> bytes:
     """One OCI distribution notification: the manifest where ``blob`` is None, else that blob. ``ids``: event and request id."""
-    base = f"https://{_REGISTRY_HOST}/v2/{model.repository}"
+    base = f"https://{peer.host}/v2/{model.repository}"
     if blob is None:
         size = 420 + 230 * (len(model.small) + len(model.weights))
         target: dict[str, Any] = {
@@ -185,7 +187,7 @@ def registry_event(
         "request": {
             "id": ids[1],
             "addr": f"{peer.address}:{peer.port}",
-            "host": _REGISTRY_HOST,
+            "host": peer.host,
             "method": method,
             "useragent": peer.agent,
         },
@@ -238,7 +240,7 @@ def slurm_record(job: SlurmJob, finished: bool) -> bytes:
         "total_nodes": job.node_count,
     }
     if finished:
-        code = {"COMPLETED": "0:0", "FAILED": "1:0", "TIMEOUT": "0:0"}[job.state]
+        code = {"COMPLETED": "0:0", "FAILED": "1:0", "TIMEOUT": "0:0", "NODE_FAIL": "1:0"}[job.state]
         record |= {"derived_ec": "0:0", "exit_code": code, "state": job.state, "failed_node": None}
         record |= {"cpu_hours": elapsed * cpus / 3600, "pack_job_id": 0, "pack_job_offset": 0}
     else:
@@ -269,6 +271,24 @@ def slurm_record(job: SlurmJob, finished: bool) -> bytes:
         "parent_accounts": f"/root/{job.team}",
     }
     return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def attestation_record(time: int, node: str, passed: bool, id: str, gpus: int) -> bytes:
+    """The overall claims of an attestation service about a node's GPUs, as our collector writes them; the time is in seconds."""
+    issued = time // SECOND
+    claims = {
+        "sub": "NVIDIA-PLATFORM-ATTESTATION",
+        "x-nvidia-ver": "2.0",
+        "nbf": issued,
+        "iss": "https://nras.attestation.nvidia.com",
+        "x-nvidia-overall-att-result": passed,
+        "submods": {f"GPU-{i}": ["DIGEST", ["SHA-256", hashlib.sha256(f"{id} {i}".encode()).hexdigest()]] for i in range(gpus)},
+        "eat_nonce": hashlib.sha256(id.encode()).hexdigest(),
+        "iat": issued,
+        "jti": id,
+        "exp": issued + 3600,
+    }
+    return orjson.dumps({"node": node, "claims": claims}, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def keycloak_event(

@@ -9,10 +9,10 @@ import numpy as np
 from connectors.event import DAY, MINUTE
 from connectors.names import stable_hash
 from replay.simulate.factory import Factory, User
-from replay.simulate.journal import CONN, Journal
-from replay.simulate.places import DNS
+from replay.simulate.journal import CONN, Writes
+from replay.simulate.places import Hosts
 from replay.simulate.rhythm import is_weekend, spread
-from replay.simulate.wire import DOMAIN, Port, conns
+from replay.simulate.wire import DOMAIN, Port, SlurmJob, conns
 
 
 def randomness(seed: int, concern: str, *key: int) -> np.random.Generator:
@@ -25,6 +25,8 @@ class World:
     """The simulation's constants, and the only way to randomness and to the files.
 
     ``start``: midnight of day 0, microseconds UTC. ``label``: what the records added now are part of ("" = everyday life).
+    ``hosts``: where the servers are that attacks have to do with.
+    ``jobs``: those that scenarios submitted.
     ``tokens`` and ``sessions``: ids by owner (normalised identity).
     """
 
@@ -32,8 +34,10 @@ class World:
     seed: int
     start: int
     days: int
-    journal: Journal
+    journal: Writes
     label: str = ""
+    hosts: Hosts = field(default_factory=Hosts)
+    jobs: list[SlurmJob] = field(default_factory=list)
     tokens: dict[str, list[str]] = field(default_factory=dict)
     sessions: dict[str, list[str]] = field(default_factory=dict)
 
@@ -75,7 +79,14 @@ class World:
         """Add DNS queries."""
         n = len(start)
         self.connect(
-            rng, start, spread(rng, 1500, 0.8, n, 150, 900_000), orig, DNS, DOMAIN, rng.integers(28, 60, n), rng.integers(60, 300, n)
+            rng,
+            start,
+            spread(rng, 1500, 0.8, n, 150, 900_000),
+            orig,
+            self.hosts.dns,
+            DOMAIN,
+            rng.integers(28, 60, n),
+            rng.integers(60, 300, n),
         )
 
     def shift(self, user: User, day: int) -> tuple[int, int] | None:
