@@ -186,7 +186,7 @@ def pod_gone(api: Api, action: Action) -> Verified:
 class RotateBoundObject(OneWay):
     """Invalidate the tokens bound to a pod, or to a service account's token Secret, by deleting the very object they are bound to.
 
-    A pod is made anew by its owner. A Secret is not made anew: the token controller would fill one of the same name with the same token,
+    A pod is made anew by its owner. A Secret is not made anew: the token controller would fill one of its name with the same token,
     for nothing in that says which Secret it was. Its data are never asked for.
     """
 
