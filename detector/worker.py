@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import tempfile
 import time
 from typing import Any
 
-import faust
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from faust.types import TP
 
 from connectors import ocsf
@@ -22,43 +20,19 @@ from connectors.alert import Alert
 from connectors.deadletter import LETTER_SCHEMA, DeadLetter, encode
 from connectors.status import Canary, Lag, Message, Newcomers
 from connectors.wire import WireError
-from detector.checkpoint import meaning
-from detector.keeper import Keeper
+from detector.engine import app_of
+from detector.part import Part, opened
 from detector.process import AGAIN, REFUSED, Beat, Halt, Process
 from detector.sender import Letter
-from detector.singles import STAGES
-from detector.snapshot import Refused
-from detector.stage import Out, Shared, Stage, Taken
+from detector.stage import Out, Shared, Taken
 from detector.stages import ActorStage, FuseStage
 
 log = logging.getLogger("tocsin.worker")
 
-#: Blocks that Faust may hold for an agent: they count as messages there, and each is up to some thousand rows.
-BUFFER = 64
 #: A block at which a stage has crashed so often is not tried again.
 CRASHES = 3
 #: The schema of each topic's messages.
 SCHEMAS = {"by_object": "by-object/1", "evidence": "evidence/1", "budget": "budget/1", "status": "status/1", "alerts": "ocsf-2004/1"}
-
-
-class Part:
-    """One partition of a stage, in this process."""
-
-    def __init__(self, stage: Stage, keeper: Keeper) -> None:
-        self.stage = stage
-        self.keeper = keeper
-        self.lock = asyncio.Lock()
-        self.closed = False
-        #: A message has left the state half changed: it must not be kept.
-        self.spoilt = False
-        self.sought = -1
-        self.saved_at = time.monotonic()
-        self.taken_bytes = 0
-        #: When the message taken in last came to its log, microseconds.
-        self.log_time = 0
-        #: What the last heartbeat knew of rows, repeats, late rows and identities.
-        self.told = (0, 0, stage.late, stage.identities)
-        self.saving: asyncio.Task[None] | None = None
 
 
 class Worker:
@@ -87,41 +61,11 @@ class Worker:
         self._stopping = False
         self._flushed = 0.0
         self._flush_due: asyncio.TimerHandle | None = None
-        self._meaning = meaning(self.config)
-        self.app = self._made()
-
-    def _made(self) -> Any:
-        kafka, worker = self.process.kafka, self.config.worker
-        app = faust.App(
-            self.group,
-            broker=[f"kafka://{address}" for address in kafka.bootstrap],
-            broker_credentials=_credentials(self.process.client),
-            broker_session_timeout=worker.session_seconds,
-            broker_heartbeat_interval=worker.session_seconds / 5,
-            broker_request_timeout=max(90.0, 2 * worker.session_seconds),
-            broker_max_poll_interval=600.0,
-            broker_max_poll_records=BUFFER,
-            consumer_group_instance_id=f"{self.process.instance}-{self.name}" if self.process.instance else None,
-            consumer_auto_offset_reset="earliest",
-            consumer_max_fetch_size=kafka.message_bytes,
-            store="memory://",
-            datadir=tempfile.gettempdir(),
-            stream_wait_empty=False,
-            stream_buffer_maxsize=BUFFER,
-            topic_disable_leader=True,
-            topic_allow_declare=False,
-            web_enabled=False,
-            web_tables_enabled=False,
-            web_router_enabled=False,
-            worker_redirect_stdouts=False,
-            autodiscover=False,
-        )
-        app.in_worker = True
-        topic = app.topic(self.reads, value_serializer="raw", acks=False)
-        app.agent(topic, name=f"{self.group}.agent")(self._consume)
-        app.on_partitions_assigned.connect(self._on_assigned, weak=False)  # type: ignore[arg-type]
-        app.on_partitions_revoked.connect(self._on_revoked, weak=False)  # type: ignore[arg-type]
-        return app
+        self.app = app_of(process, stage, self.group)
+        topic = self.app.topic(self.reads, value_serializer="raw", acks=False)
+        self.app.agent(topic, name=f"{self.group}.agent")(self._consume)
+        self.app.on_partitions_assigned.connect(self._on_assigned, weak=False)
+        self.app.on_partitions_revoked.connect(self._on_revoked, weak=False)
 
     async def start(self) -> None:
         """See ``Service``."""
@@ -290,49 +234,13 @@ class Worker:
             return part
         async with self._opening.setdefault(partition, asyncio.Lock()):
             if partition not in self.parts and partition in self._assigned and not self._stopping:
-                part = await self._opened(partition)
+                part = await opened(self.process, self.name, partition, self.reads, self.shared)
                 if partition not in self._assigned:
                     # Taken from us while it was opened: whoever has it now fences us, and is not to be fenced by us.
                     await part.keeper.close()
                     return None
                 self.parts[partition] = part
         return self.parts.get(partition)
-
-    async def _opened(self, partition: int) -> Part:
-        began = time.monotonic()
-        many = self.partitions
-        stage = STAGES[self.name](self.config, partition, many, self.shared)
-        keeper = Keeper(self.process.client, self.process.topics.state(self.name), self.group, stage, self._meaning)
-        try:
-            records = await keeper.open()
-            await self._still_there(partition, stage.applied)
-        except Refused as error:
-            raise Halt(REFUSED, str(error)) from error
-        seconds = time.monotonic() - began
-        log.info(f"{self.reads} {partition}: open at {stage.applied} after {seconds:.2f} s, {records} records of state")
-        return Part(stage, keeper)
-
-    async def _still_there(self, partition: int, applied: int) -> None:
-        """Raises Refused where the log does not reach back to where the state ends."""
-        consumer = AIOKafkaConsumer(enable_auto_commit=False, **self.process.client)
-        await consumer.start()
-        try:
-            place = TopicPartition(self.reads, partition)
-            first = (await consumer.beginning_offsets([place]))[place]
-            last = (await consumer.end_offsets([place]))[place]
-        finally:
-            await consumer.stop()
-        if first > applied:
-            raise Refused(
-                f"{self.reads} {partition} begins at {first}, but the checkpoint ends at {applied}: what lay between is gone, because"
-                " the topic keeps its messages for less time than the worker stood still. Raise kafka.retention_hours, and begin anew"
-                " under another prefix"
-            )
-        if last < applied:
-            raise Refused(
-                f"{self.reads} {partition} ends at {last}, but the checkpoint was taken at {applied}: the topic was made anew. Begin"
-                " under another prefix, or restore the topic"
-            )
 
     async def _on_assigned(self, _: Any, assigned: Any, **__: Any) -> None:
         self._assigned = {each.partition for each in assigned if each.topic == self.reads}
@@ -416,16 +324,3 @@ class Worker:
 def _done(task: asyncio.Future[None]) -> None:
     if not task.cancelled():
         task.exception()
-
-
-def _credentials(client: dict[str, Any]) -> Any:
-    """The connection's secrets as Faust wants them."""
-    context = client.get("ssl_context")
-    if "sasl_mechanism" in client:
-        return faust.SASLCredentials(
-            username=client["sasl_plain_username"],
-            password=client["sasl_plain_password"],
-            mechanism=client["sasl_mechanism"],
-            ssl_context=context,
-        )
-    return None if context is None else faust.SSLCredentials(context)

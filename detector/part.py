@@ -1,0 +1,79 @@
+"""One partition of a stage in a process: opened from its checkpoint, if its log still reaches back that far."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from detector.checkpoint import meaning
+from detector.keeper import Keeper
+from detector.process import REFUSED, Halt, Process
+from detector.singles import STAGES
+from detector.snapshot import Refused
+from detector.stage import Shared, Stage
+
+log = logging.getLogger("tocsin.worker")
+
+
+class Part:
+    """One partition of a stage, in this process."""
+
+    def __init__(self, stage: Stage, keeper: Keeper) -> None:
+        self.stage = stage
+        self.keeper = keeper
+        self.lock = asyncio.Lock()
+        self.closed = False
+        #: A message has left the state half changed: it must not be kept.
+        self.spoilt = False
+        self.sought = -1
+        self.saved_at = time.monotonic()
+        self.taken_bytes = 0
+        #: When the message taken in last came to its log, microseconds.
+        self.log_time = 0
+        #: What the last heartbeat knew of rows, repeats, late rows and identities.
+        self.told = (0, 0, stage.late, stage.identities)
+        self.saving: asyncio.Task[None] | None = None
+
+
+async def opened(process: Process, name: str, partition: int, reads: str, shared: Shared) -> Part:
+    """The partition of a stage that reads the topic ``reads``, as its last checkpoint left it; whoever had it is fenced.
+
+    Raises Halt.
+    """
+    began = time.monotonic()
+    config, many = process.config, process.kafka.partitions
+    stage = STAGES[name](config, partition, many, shared)
+    keeper = Keeper(process.client, process.topics.state(name), f"{process.kafka.prefix}.{name}", stage, meaning(config))
+    try:
+        records = await keeper.open()
+        await _still_there(process, TopicPartition(reads, partition), stage.applied)
+    except Refused as error:
+        raise Halt(REFUSED, str(error)) from error
+    seconds = time.monotonic() - began
+    log.info(f"{reads} {partition}: open at {stage.applied} after {seconds:.2f} s, {records} records of state")
+    return Part(stage, keeper)
+
+
+async def _still_there(process: Process, place: TopicPartition, applied: int) -> None:
+    """Raises Refused where the log does not reach back to where the state ends."""
+    consumer = AIOKafkaConsumer(enable_auto_commit=False, **process.client)
+    await consumer.start()
+    try:
+        first = (await consumer.beginning_offsets([place]))[place]
+        last = (await consumer.end_offsets([place]))[place]
+    finally:
+        await consumer.stop()
+    where = f"{place.topic} {place.partition}"
+    if first > applied:
+        raise Refused(
+            f"{where} begins at {first}, but the checkpoint ends at {applied}: what lay between is gone, because the topic keeps its"
+            " messages for less time than the worker stood still. Raise kafka.retention_hours, and begin anew under another prefix"
+        )
+    if last < applied:
+        raise Refused(
+            f"{where} ends at {last}, but the checkpoint was taken at {applied}: the topic was made anew. Begin under another prefix,"
+            " or restore the topic"
+        )
