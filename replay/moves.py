@@ -26,6 +26,7 @@ from detector.snapshot import restore
 from detector.stage import Shared, Stage
 from detector.stages import ActorStage, FuseStage, ObjectStage
 from detector.takeover import heard
+from models.signals import Line
 
 #: Version of the file for several partitions. A reader refuses a newer one.
 VERSION = 1
@@ -72,14 +73,18 @@ async def export(config: Config, path: Path) -> int:
 def _cores(config: Config, stages: list[Stage]) -> Cores:
     """The stages of one partition as the embedded detector."""
     cores = Cores(config)
+    clocks: dict[Line, int] = {}
     for stage in stages:
         if isinstance(stage, ActorStage):
             cores.actors = stage.visit
         elif isinstance(stage, ObjectStage):
-            cores.objects = stage.visit
+            cores.objects, clocks = stage.visit, stage.clocks
         elif isinstance(stage, FuseStage):
             cores.fusion, cores.slow = stage.judges["main"], stage.judges["slow"]
         cores.notices.told |= stage.notices.told
+    # Judges between logs hear of the time when there is something to hear; embedded ones know that of the last row.
+    for judge in (cores.fusion, cores.slow):
+        judge.state.clock = max(judge.state.clock, clocks.get(judge.line, 0))
     return cores
 
 
