@@ -50,6 +50,11 @@ class Topics:
         """The compacted topic of a stage's checkpoints."""
         return f"{self.prefix}.state.{stage}"
 
+    def read_by(self, stage: str) -> str:
+        """The topic that a stage with state reads."""
+        reads = {"actor": self.by_actor, "object": self.by_object, "fuse": self.evidence, "budget": self.budget, "watch": self.status}
+        return reads[stage]
+
     def all(self) -> list[str]:
         """Every topic of ours."""
         named = [self.by_actor, self.by_object, self.evidence, self.alerts, self.deadletter]

@@ -44,13 +44,7 @@ class Worker:
         self.config = process.config
         self.partitions = process.kafka.partitions
         topics = process.topics
-        self.reads = {
-            "actor": topics.by_actor,
-            "object": topics.by_object,
-            "fuse": topics.evidence,
-            "budget": topics.budget,
-            "watch": topics.status,
-        }[stage]
+        self.reads = topics.read_by(stage)
         self.metrics = process.metrics
         self.writes = {"by_object": topics.by_object, "evidence": topics.evidence, "budget": topics.budget, "alerts": topics.alerts}
         self.group = f"{process.kafka.prefix}.{stage}"

@@ -35,6 +35,7 @@ from replay.play import Plan, Summary, play
 from replay.report import report
 from replay.simulating import simulate_
 from replay.tune import tune
+from replay.skip import skip
 from replay.worker import worker
 
 app = typer.Typer(
@@ -232,6 +233,7 @@ def explain(
 
 app.command()(worker)
 app.command("accept-topic")(accept)
+app.command()(skip)
 
 
 app.add_typer(control.app, name="control")
