@@ -1,7 +1,10 @@
-"""``tocsin record``: recorded logs as a trace of resolved events, which replays without decoding and can be shared under pseudonyms."""
+"""``tocsin record``: logs, or what Kafka holds, as a trace folder: resolved events replay without decoding and can be shared under
+pseudonyms, raw records are what was on the topic."""
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -9,17 +12,20 @@ from typing import Annotated
 
 import numpy as np
 import typer
+from aiokafka.errors import KafkaError as BrokerError
 
 from connectors.alert import Alert
 from connectors.event import Block
+from connectors.kafka import KafkaError
 from connectors.names import Names
 from connectors.trace import TraceError
 from detector.config import Config, ConfigError, read
 from detector.identity import Bindings
 from detector.pipeline import Pipeline, quiet_collector
-from replay import screen
-from replay.exits import INTERRUPTED, MISTAKE, UNREADABLE, fail
+from replay import from_kafka, screen
+from replay.exits import BROKER, INTERRUPTED, MISTAKE, UNREADABLE, fail
 from replay.inputs import Inputs, open_inputs
+from replay.letters import SinceError
 from replay.play import tallies
 from replay.pseudonyms import KeyProblem, Pseudonyms, read_key
 from replay.record import BlockRecord, Bounds, Recorder
@@ -60,39 +66,76 @@ def capture(inputs: Inputs, names: Names, config: Config, recorder: Recorder) ->
 
 
 def record(
-    paths: Annotated[list[Path], typer.Argument(help="Trace folders, or recorded logs.")],
-    out: Annotated[Path, typer.Option(help="The trace folder to write, or to go on with.")],
+    paths: Annotated[list[Path] | None, typer.Argument(help="Trace folders, or recorded logs.")] = None,
+    out: Annotated[Path, typer.Option(help="The trace folder to write, or to go on with.")] = ...,  # type: ignore[assignment]
     config: Annotated[Path | None, typer.Option(help="TOML file laid over the default configuration.")] = None,
     source: Annotated[str | None, typer.Option(help="Format of the records of files; detected if not given.")] = None,
+    from_: Annotated[str, typer.Option("--from", help="kafka: read the topics of [kafka] instead of files.")] = "",
+    raw: Annotated[bool, typer.Option("--raw", help="From Kafka: the raw topics, byte for byte (the default).")] = False,
+    by_actor: Annotated[bool, typer.Option("--by-actor", help="From Kafka: resolved events, as ingest sent them on.")] = False,
+    since: Annotated[str, typer.Option(help="From Kafka: earliest, now, an offset, a time, or a span (6h).")] = "",
+    until: Annotated[str, typer.Option(help="From Kafka: now, an offset, a time; without it until a limit or a signal.")] = "",
     pseudonyms: Annotated[bool, typer.Option("--pseudonyms", help="Replace identities; the key is in TOCSIN_PSEUDONYM_KEY.")] = False,
     key: Annotated[Path | None, typer.Option(help="File with the key of the pseudonyms; implies --pseudonyms.")] = None,
-    max_records: Annotated[int | None, typer.Option(min=1, help="Stop after so many events.")] = None,
+    max_records: Annotated[int | None, typer.Option(min=1, help="Stop after so many records or events.")] = None,
     max_bytes: Annotated[int | None, typer.Option(min=1, help="Stop at so many bytes on the disk.")] = None,
+    max_gb: Annotated[float | None, typer.Option(min=0.000001, help="The same in gigabytes (10^9).")] = None,
     max_seconds: Annotated[float | None, typer.Option(min=1, help="Stop after so many seconds of recorded time.")] = None,
+    hours: Annotated[float | None, typer.Option(min=0.0003, help="The same in hours.")] = None,
 ) -> None:
-    """Record logs as a trace of resolved events, under pseudonyms if asked."""
+    """Record logs as a trace of resolved events, or what Kafka holds, under pseudonyms if asked."""
+    if max_gb is not None:
+        max_bytes = min(round(max_gb * 1e9), max_bytes or sys.maxsize)
+    if hours is not None:
+        max_seconds = min(hours * 3600, max_seconds or math.inf)
+    bounds = Bounds(records=max_records, bytes=max_bytes, seconds=max_seconds, roll_seconds=None)
     try:
         given = read(config)
-        names = Names()
-        inputs = open_inputs(paths, source, None, names, 4096)
-        if inputs.events is not None:
-            fail(f"{inputs.events.path}: is a trace of resolved events already", MISTAKE)
-        recorder = Recorder(
-            out,
-            sources=None,
-            bounds=Bounds(records=max_records, bytes=max_bytes, seconds=max_seconds, roll_seconds=None),
-            titles=[Path(log.path).name for log in inputs.logs],
-            pseudonyms=Pseudonyms(read_key(key)) if pseudonyms or key is not None else None,
-            made_by={"program": "tocsin record", "version": metadata.version("tocsin")},
-        )
-        many = capture(inputs, names, given, recorder)
-    except (ConfigError, KeyProblem) as error:
+        hidden = Pseudonyms(read_key(key)) if pseudonyms or key is not None else None
+        if from_:
+            _refuse_mixed(from_, paths, source, raw=raw, by_actor=by_actor)
+            told = from_kafka.run(given.kafka, out, bounds, hidden, "by-actor" if by_actor else "raw", since=since, until=until)
+            screen.page(told)
+            return
+        if not paths or raw or by_actor or since or until:
+            fail("record: name trace folders or logs; or --from kafka, with --raw or --by-actor, --since and --until", MISTAKE)
+        many, recorder = _from_files(paths, source, given, out, bounds, hidden)
+    except (ConfigError, KeyProblem, SinceError) as error:
         fail(str(error), MISTAKE)
     except TraceError as error:
         fail(str(error), UNREADABLE)
+    except (KafkaError, BrokerError) as error:
+        fail(str(error) or type(error).__name__, BROKER)
     except OSError as error:
         fail(f"{error.filename or out}: {error.strerror or error}", UNREADABLE)
     except KeyboardInterrupt:
         fail("interrupted; the folder keeps what was finished", INTERRUPTED)
     ended = f"; ended at {recorder.full}" if recorder.full else ""
     screen.page([f"{out}: {many:,} events in {len(recorder.manifest.logs)} files{ended}"])
+
+
+def _refuse_mixed(from_: str, paths: list[Path] | None, source: str | None, *, raw: bool, by_actor: bool) -> None:
+    if from_ != "kafka":
+        fail(f"--from: expected kafka, got {from_!r}", MISTAKE)
+    if paths or source:
+        fail("--from kafka: reads the topics of the configuration; it goes with neither paths nor --source", MISTAKE)
+    if raw and by_actor:
+        fail("--raw and --by-actor: one of them", MISTAKE)
+
+
+def _from_files(
+    paths: list[Path], source: str | None, config: Config, out: Path, bounds: Bounds, pseudonyms: Pseudonyms | None
+) -> tuple[int, Recorder]:
+    names = Names()
+    inputs = open_inputs(paths, source, None, names, 4096)
+    if inputs.events is not None:
+        fail(f"{inputs.events.path}: is a trace of resolved events already", MISTAKE)
+    recorder = Recorder(
+        out,
+        sources=None,
+        bounds=bounds,
+        titles=[Path(log.path).name for log in inputs.logs],
+        pseudonyms=pseudonyms,
+        made_by={"program": "tocsin record", "version": metadata.version("tocsin")},
+    )
+    return capture(inputs, names, config, recorder), recorder

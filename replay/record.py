@@ -67,7 +67,8 @@ class Bounds(msgspec.Struct, kw_only=True):
 class Recorder:
     """Writes one trace folder; use within ``with``. What is not in the manifest when it ends is thrown away, to be read again.
 
-    ``sources``: topic -> source, for raw records; None records event blocks, under ``titles`` for their raw partitions.
+    ``sources``: topic -> source, for raw records; None records event blocks, under ``titles`` for their raw partitions. ``titles``
+    None: whoever feeds it adds them to the manifest as they turn up.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class Recorder:
         *,
         sources: dict[str, str] | None,
         bounds: Bounds | None = None,
-        titles: Iterable[str] = (),
+        titles: Iterable[str] | None = (),
         pseudonyms: Pseudonyms | None = None,
         made_by: dict[str, Any] | None = None,
     ) -> None:
@@ -97,12 +98,12 @@ class Recorder:
         mark = {"pseudonym_key": pseudonyms.mark} if pseudonyms is not None else {}
         fresh = Manifest(
             logs=[],
-            titles=[f"log-{i}" for i, _ in enumerate(titles)] if pseudonyms is not None else list(titles),
+            titles=[f"log-{i}" for i, _ in enumerate(titles or ())] if pseudonyms is not None else list(titles or ()),
             pseudonymised=pseudonyms is not None,
             made_by=(made_by or {}) | mark,
         )
         folder.mkdir(parents=True, exist_ok=True)
-        self.manifest = self._resumed(fresh) if (folder / MANIFEST).exists() else fresh
+        self.manifest = self._resumed(fresh, grows=titles is None) if (folder / MANIFEST).exists() else fresh
         self._tidy()
         #: Topic and partition -> the offset to read on from.
         self.positions: dict[tuple[str, int], int] = {}
@@ -112,7 +113,8 @@ class Recorder:
         self.records = sum(entry.records for entry in self.manifest.logs)
         self._disk = sum(entry.bytes for entry in self.manifest.logs)
         try:
-            self._began = min((micros(entry.first) for entry in self.manifest.logs if entry.first is not None), default=None)
+            #: Arrival of the first record, microseconds; None before there is one.
+            self.began = min((micros(entry.first) for entry in self.manifest.logs if entry.first is not None), default=None)
         except (ValueError, TypeError) as error:
             raise TraceError(f"{folder / MANIFEST}: logs: first: {error}") from None
         self._since: int | None = None
@@ -136,12 +138,12 @@ class Recorder:
                 names = ", ".join(each for each in available() if each != "table")
                 raise TraceError(f"topic {topic[:60]!r}: expected one of {names}; got {source[:60]!r}")
 
-    def _resumed(self, fresh: Manifest) -> Manifest:
+    def _resumed(self, fresh: Manifest, *, grows: bool) -> Manifest:
         """The manifest of the recording that is there. Raises TraceError where this one does not continue it."""
         held = read_manifest(self.folder)
         if {entry.form for entry in held.logs} != {self.form}:
             raise TraceError(f"{self.folder}: holds a trace of another form; name an empty folder")
-        if (held.titles, held.pseudonymised) != (fresh.titles, fresh.pseudonymised):
+        if held.pseudonymised != fresh.pseudonymised or (held.titles != fresh.titles and not grows):
             raise TraceError(f"{self.folder}: was recorded from other logs, or pseudonymised otherwise; name an empty folder")
         if held.made_by.get("pseudonym_key") != fresh.made_by.get("pseudonym_key"):
             raise TraceError(f"{self.folder}: was pseudonymised with another key; use that key, or an empty folder")
@@ -198,11 +200,11 @@ class Recorder:
 
     def _is_full(self, arrival: int) -> bool:
         bounds = self.bounds
-        self._began = arrival if self._began is None else self._began
+        self.began = arrival if self.began is None else self.began
         self._since = arrival if self._since is None else self._since
         if bounds.records is not None and self.records >= bounds.records:
             self.full = f"{bounds.records:,} records"
-        elif bounds.seconds is not None and arrival - self._began >= bounds.seconds * SECOND:
+        elif bounds.seconds is not None and arrival - self.began >= bounds.seconds * SECOND:
             self.full = f"{bounds.seconds:g} seconds"
         elif bounds.bytes is not None and self._disk + self._open_bytes() >= bounds.bytes:
             self.full = f"{bounds.bytes:,} bytes"
