@@ -12,6 +12,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import tomllib
 from typing import Any
 
 import pytest
@@ -80,8 +81,10 @@ def wrong_command(line: str) -> str:
         words.pop(0)
     if ">" in words:
         words = words[: words.index(">")]
-    if words[:3] == ["docker", "compose", "run"]:
-        return "" if words[-1] in compose_services() else f"no such service: {words[-1]}"
+    if words[:2] == ["docker", "compose"]:
+        if words[2:] == ["up"] or ("run" in words and words[-1] in compose_services()):
+            return ""
+        return f"no such service: {words[-1]}"
     if words in (["pip", "install", "uv"], ["uv", "sync"]):
         return ""
     if words[:1] == ["bash"]:
@@ -90,10 +93,19 @@ def wrong_command(line: str) -> str:
     if words[:1] == ["tocsin"]:
         return wrong_tocsin(words[1:])
     if words[:1] == ["pytest"]:
-        return "".join(f"no such file: {word}; " for word in words[1:] if not (ROOT / word).exists())
+        return wrong_tests(words[1:])
     if words[:2] == ["python", "-m"]:
         return wrong_module(words[2:])
     return "" if words and words[0] in TOOLS else f"not a command this test knows: {line}"
+
+
+def wrong_tests(words: list[str]) -> str:
+    """Why pytest would not take these words: a marker that does not exist, or a file."""
+    if words[:1] == ["-m"]:
+        options = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["pytest"]["ini_options"]
+        known = {line.partition(":")[0] for line in options["markers"]} | {"and", "not", "or"}
+        return "".join(f"no such marker: {word}; " for word in words[1].split() if word not in known)
+    return "".join(f"no such file: {word}; " for word in words if not (ROOT / word).exists())
 
 
 def compose_services() -> list[str]:
@@ -215,6 +227,8 @@ def test_every_command_in_a_document_parses(document: str) -> None:
         "uv run tocsin dlq burn",
         "uv run tocsin dlq list --no-such-option",
         "uv run pytest tests/no_such_test.py",
+        "uv run pytest -m 'kafka and no_such_marker'",
+        "docker compose run --rm no_such_service",
         "uv run python -m benchmarks.no_such_benchmark",
         "uv run python -m benchmarks.throughput --no-such-option",
         "docker compose run --rm no-such-service",
