@@ -1,8 +1,9 @@
 """The ``tocsin`` command.
 
 Exit codes: 0 done; 2 a mistake in the command or the configuration; 3 an input that cannot be read, or holds nothing to score;
-4 a state file or a ledger that cannot be used, or does not verify; 5 nothing found (``explain``, ``approvals``); 6 a broker that cannot
-be reached or used; 7 topics that are not as they must be; 130 interrupted.
+4 a state file or a ledger that cannot be used, or does not verify, a log that a worker refuses; 5 nothing found (``explain``,
+``approvals``); 6 a broker that cannot be reached or used; 7 topics that are not as they must be; 75 a worker that is to be started again;
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ from replay.explain import explain as explained
 from replay.play import Plan, Summary, play
 from replay.report import report
 from replay.simulating import simulate_
-from replay.tune import tune
 from replay.skip import skip
+from replay.tune import tune
 from replay.worker import worker
 
 app = typer.Typer(
