@@ -8,7 +8,7 @@ from connectors.containment import Action, Applied, Prepared, Snapshot, Trouble,
 from connectors.containment._doing import OneWay, gone, kept, shaped
 from connectors.containment._http import CallFailed
 from connectors.containment._keycloak_api import SERVICE_ACCOUNT, Api, Client, Realm, User
-from connectors.containment._marked import Marked
+from connectors.containment._marked import Marked, unsure
 
 _SECOND = 1_000_000
 #: A token issued in the second of a logout survives it, so the logout of an account without sessions is done again after so long.
@@ -79,7 +79,11 @@ class RevokeSessions(OneWay, _Account):
         if self.alive(action, user) is None and not self._tokens_may_live(action, user):
             return Applied("already", "none of its sessions lives")
         self.api.log_out(user)
-        if self._tokens_may_live(action, self.find(action)):
+        try:
+            user = self.find(action)
+        except CallFailed as error:
+            raise unsure(error) from None
+        if self._tokens_may_live(action, user):
             return Applied("unknown", "tokens issued in this very second are still accepted", Trouble("busy", ONCE_MORE))
         return Applied("applied", "logged out", residual=self.residual(action))
 
@@ -274,7 +278,10 @@ class PushNotBefore(OneWay):
             # A token of the very second is not older than it. A limit in the next second would refuse our own token too.
             return Applied("failed", "Keycloak is still in the second of the look", Trouble("busy", ONCE_MORE))
         self.api.call("PUT", path, json={**fields, "notBefore": wanted})
-        self.api.call("POST", f"{path}/push-revocation")
+        try:
+            self.api.call("POST", f"{path}/push-revocation")
+        except CallFailed as error:
+            raise unsure(error) from None
         return Applied("applied", f"tokens issued before {wanted} are refused")
 
     def verify(self, action: Action) -> Verified:
