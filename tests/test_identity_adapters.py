@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import json
+import tomllib
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -27,6 +28,8 @@ from connectors.containment.keycloak import Keycloak, KeycloakSettings
 from connectors.containment.oauth import Oauth, OauthSettings
 from connectors.containment.openbao import Openbao, OpenbaoSettings
 from connectors.containment.webhook import Webhook, WebhookSettings
+from detector.adapters import mistakes
+from tests.checkout import code_blocks
 
 URL = "http://127.0.0.1:0"
 HOOK_KEY = "a key that is rehearsed with"
@@ -303,6 +306,13 @@ def test_an_event_sent_again_is_the_same_to_the_byte_so_that_the_receiver_knows_
 def pem(key: Any) -> str:
     form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     return str(key.private_bytes(*form).decode())
+
+
+def test_the_tables_in_the_manual_are_accepted() -> None:
+    text = "\n".join(block.text for block in code_blocks("docs/containment-identity.md") if block.language == "toml")
+    tables = tomllib.loads(text)["respond"]["adapters"]
+    assert set(tables) == {"keycloak", "openbao", "oauth", "caep", "webhook"}
+    assert mistakes(tables) == []
 
 
 def weak_keys() -> Iterator[Any]:
