@@ -3,6 +3,7 @@ the same tests run too."""
 
 from __future__ import annotations
 
+import copy
 import itertools
 from base64 import urlsafe_b64encode
 from typing import Any
@@ -72,7 +73,7 @@ class FakeKeycloak(Fake):
         users = {user["username"]: {key: value for key, value in user.items() if key != "notBefore"} for user in self.users.values()}
         limits = {"realm": self.realm["notBefore"], **{one["clientId"]: one["notBefore"] for one in self.clients.values()}}
         accepted = {token: self.accepted(token) for token in self.tokens}
-        return {"users": users, "groups": self.groups, "live": dict(self.live), "accepted": accepted, "limits": limits}
+        return copy.deepcopy({"users": users, "groups": self.groups, "live": dict(self.live), "accepted": accepted, "limits": limits})
 
     def answer(self, ask: Ask) -> Answer:
         """The token endpoint and the admin API."""
@@ -131,7 +132,7 @@ class FakeKeycloak(Fake):
         name = ask.json()["name"]
         if name in self.groups:
             return Answer(409, {"errorMessage": f"Top level group named '{name}' already exists."})
-        self.groups[name] = {"id": next(self._ids), **ask.json()}
+        self.groups[name] = {"id": f"group-{name}", **ask.json()}
         return Answer(201)
 
     def _by_path(self, ask: Ask, parts: list[str]) -> Answer:

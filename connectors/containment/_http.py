@@ -128,6 +128,9 @@ class Http:
 
         Raises CallFailed on anything but a whole answer with a status below 300 or in ``expect``.
         """
+        if {".", ".."} & set(path.split("/")):
+            # Quoting leaves dots alone, and the client would walk up to another place.
+            raise CallFailed("refused", "a name that walks up the path")
         given = dict(headers or {})
         if json is not msgspec.UNSET:
             content = msgspec.json.encode(json)

@@ -13,6 +13,7 @@ import msgspec
 from connectors.containment import Action
 from connectors.containment._doing import gone, mark, shaped
 from connectors.containment._http import CallFailed, Http, Reply, Secret
+from connectors.containment._marked import unsure
 
 #: How Keycloak names the account of a client that acts for itself.
 SERVICE_ACCOUNT = "service-account-"
@@ -162,12 +163,18 @@ class Api:
     def log_out(self, user: User) -> None:
         """End every session: a logout alone lets offline sessions live on, with tokens issued in the second of the logout."""
         self.call("POST", f"/users/{user.id}/logout")
-        self.end_offline(user)
+        try:
+            self.end_offline(user)
+        except CallFailed as error:
+            raise unsure(error) from None
 
     def end_offline(self, user: User) -> None:
         """End the offline sessions. One that is gone meanwhile is as good."""
-        for session in self.offline(user):
-            self.call("DELETE", f"/sessions/{quote(session, safe='')}", query={"isOffline": "true"}, expect=(404,))
+        for done, session in enumerate(self.offline(user)):
+            try:
+                self.call("DELETE", f"/sessions/{quote(session, safe='')}", query={"isOffline": "true"}, expect=(404,))
+            except CallFailed as error:
+                raise unsure(error) if done else error from None
 
     def change(self, user: User, **fields: Any) -> None:
         """Write fields of a user, by the names of the API, and no others."""

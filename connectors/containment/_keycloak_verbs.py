@@ -1,24 +1,13 @@
-"""What can be done to a Keycloak account, and to a realm or a client: end logins, disable, ask for more at the next login."""
+"""What can be done to a Keycloak account: end its logins, disable it, ask for more at the next login."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from connectors.containment import Action, Applied, Prepared, Snapshot, Trouble, Verb, Verified
-from connectors.containment._doing import OneWay, gone, kept, shaped
+from connectors.containment._doing import OneWay, kept
 from connectors.containment._http import CallFailed
-from connectors.containment._keycloak_api import SERVICE_ACCOUNT, Api, Client, Realm, User
-from connectors.containment._marked import Marked
-
-_SECOND = 1_000_000
-#: A token issued in the second of a logout survives it, so the logout of an account without sessions is done again after so long.
-ONCE_MORE = 1.0
-_TOKENS_LIVE = "services that do not ask Keycloak accept tokens already issued until these expire"
-
-
-def _since(action: Action) -> int:
-    """Tokens issued up to this second must be refused: Keycloak's when it was prepared, else ours when it was decided."""
-    return int(kept(action).get("now", action.time // _SECOND))
+from connectors.containment._keycloak_api import SERVICE_ACCOUNT, Api, User
+from connectors.containment._keycloak_realm import ONCE_MORE, TOKENS_LIVE, since
+from connectors.containment._marked import Marked, unsure
 
 
 class _Account:
@@ -38,7 +27,7 @@ class _Account:
 
     def residual(self, action: Action) -> str:
         """Until when issued tokens may still be taken."""
-        return f"{_TOKENS_LIVE}, at most {self._token_seconds:.0f} s from now"
+        return f"{TOKENS_LIVE}, at most {self._token_seconds:.0f} s from now"
 
     def alive(self, action: Action, user: User) -> Verified | None:
         """What of the sessions that ``prepare`` saw is still there; None where nothing is."""
@@ -60,7 +49,7 @@ class RevokeSessions(OneWay, _Account):
         name="revoke_sessions",
         kinds=("user", "client"),
         undoable=False,
-        residual=f"The account can log in again; {_TOKENS_LIVE}.",
+        residual=f"The account can log in again; {TOKENS_LIVE}.",
         needs=("realm-management: manage-users",),
     )
 
@@ -79,7 +68,11 @@ class RevokeSessions(OneWay, _Account):
         if self.alive(action, user) is None and not self._tokens_may_live(action, user):
             return Applied("already", "none of its sessions lives")
         self.api.log_out(user)
-        if self._tokens_may_live(action, self.find(action)):
+        try:
+            user = self.find(action)
+        except CallFailed as error:
+            raise unsure(error) from None
+        if self._tokens_may_live(action, user):
             return Applied("unknown", "tokens issued in this very second are still accepted", Trouble("busy", ONCE_MORE))
         return Applied("applied", "logged out", residual=self.residual(action))
 
@@ -97,7 +90,7 @@ class RevokeSessions(OneWay, _Account):
 
     def _tokens_may_live(self, action: Action, user: User) -> bool:
         """Whether tokens without a session, which only a robot's account has, are accepted although they are older than the action."""
-        return user.is_robot and user.not_before <= _since(action)
+        return user.is_robot and user.not_before <= since(action)
 
 
 class RevokeOffline(OneWay, _Account):
@@ -107,7 +100,7 @@ class RevokeOffline(OneWay, _Account):
         name="revoke_offline",
         kinds=("user",),
         undoable=False,
-        residual=f"Other sessions go on, and the account can log in again; {_TOKENS_LIVE}.",
+        residual=f"Other sessions go on, and the account can log in again; {TOKENS_LIVE}.",
         needs=("realm-management: manage-users",),
     )
 
@@ -167,7 +160,7 @@ class DisableUser(_Marks):
         name="disable_user",
         kinds=("user", "client"),
         undoable=True,
-        residual=f"Its sessions stay ended when it is enabled again; {_TOKENS_LIVE}.",
+        residual=f"Its sessions stay ended when it is enabled again; {TOKENS_LIVE}.",
         needs=("realm-management: manage-users",),
     )
 
@@ -207,7 +200,7 @@ class RequireStepUp(_Marks):
         name="require_step_up",
         kinds=("user",),
         undoable=True,
-        residual=f"Whoever holds the password can set the new factor up; sessions stay ended; {_TOKENS_LIVE}.",
+        residual=f"Whoever holds the password can set the new factor up; sessions stay ended; {TOKENS_LIVE}.",
         needs=("realm-management: manage-users",),
     )
 
@@ -240,62 +233,3 @@ class RequireStepUp(_Marks):
             # Whoever did what was asked has it no longer on the list; that, too, is the effect, but it cannot be told from here.
             return Verified("not-effective", f"{self._step} is not asked for: never was, or was done")
         return self.alive(action, thing) or Verified("verified", f"{self._step} is asked for, and none of the sessions lives")
-
-
-class PushNotBefore(OneWay):
-    """Refuse every token of a realm, or of one client, that was issued before now. Taking it back would bring stolen tokens to life."""
-
-    verb = Verb(
-        name="push_not_before",
-        kinds=("realm", "client"),
-        undoable=False,
-        residual=f"Everybody logs in again, thieves of passwords too; {_TOKENS_LIVE}.",
-        needs=("realm-management: manage-realm (for a realm)", "realm-management: manage-clients (for a client)"),
-        destructive=True,
-    )
-
-    def __init__(self, api: Api) -> None:
-        self.api = api
-
-    def prepare(self, action: Action) -> Prepared:
-        """See ``Doing``."""
-        before = self._thing(action)[1]
-        if before > _since(action):
-            return Prepared("already", f"tokens issued before {before} are refused")
-        return Prepared("ready", "", {"not_before": before, "now": self.api.now()})
-
-    def apply(self, action: Action) -> Applied:
-        """See ``Doing``."""
-        path, before, fields = self._thing(action)
-        if before > _since(action):
-            return Applied("already", f"tokens issued before {before} are refused")
-        wanted = self.api.now()
-        if wanted <= _since(action):
-            # A token of the very second is not older than it. A limit in the next second would refuse our own token too.
-            return Applied("failed", "Keycloak is still in the second of the look", Trouble("busy", ONCE_MORE))
-        self.api.call("PUT", path, json={**fields, "notBefore": wanted})
-        self.api.call("POST", f"{path}/push-revocation")
-        return Applied("applied", f"tokens issued before {wanted} are refused")
-
-    def verify(self, action: Action) -> Verified:
-        """See ``Doing``."""
-        before = self._thing(action)[1]
-        if before > _since(action):
-            return Verified("verified", f"tokens issued before {before} are refused")
-        return Verified("not-effective", "tokens from before the action are accepted")
-
-    def _thing(self, action: Action) -> tuple[str, int, dict[str, Any]]:
-        """Path, present limit in seconds, and the fields that a write must name."""
-        kind, _, name = action.target.partition(":")
-        if kind == "realm":
-            realm = shaped(self.api.call("GET", "").json(), Realm)
-            if realm.not_before is None:
-                raise CallFailed("unauthorised", "we may not see the realm's settings")
-            if name not in (realm.realm, realm.id):
-                raise gone(action.target)
-            return "", realm.not_before, {}
-        found = shaped(self.api.call("GET", "/clients", query={"clientId": name}).json(), list[Client])
-        ours = [one for one in found if one.client_id == name]
-        if len(ours) != 1:
-            raise gone(action.target)
-        return f"/clients/{ours[0].id}", ours[0].not_before, {"clientId": name}

@@ -121,8 +121,7 @@ class Marked(Generic[T]):
         try:
             self.rest(action, thing)
         except CallFailed as error:
-            # The change stands, so "failed" would be wrong.
-            raise _unknown(error) from None
+            raise unsure(error) from None
 
     def _left(self, action: Action, error: CallFailed) -> CallFailed:
         """The same error, of unknown outcome unless nothing of the action is left."""
@@ -130,12 +129,13 @@ class Marked(Generic[T]):
             return error
         try:
             if self.so(self.find(action)):
-                return _unknown(error)
+                return unsure(error)
             self.forget(action)
         except CallFailed:
-            return _unknown(error)
+            return unsure(error)
         return error
 
 
-def _unknown(error: CallFailed) -> CallFailed:
+def unsure(error: CallFailed) -> CallFailed:
+    """The same error, after a part of the effect was brought about: "failed" would be wrong."""
     return CallFailed(error.trouble.kind, error.reason, retry_after=error.trouble.retry_after, sent=True, status=error.status)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote
 
 import msgspec
 
 from connectors.containment import Action, Applied, Prepared, Snapshot, Verb, Verified
-from connectors.containment._doing import OneWay, gone, kept, mark, shaped
-from connectors.containment._http import CallFailed, Http, Reply, Secret
+from connectors.containment._doing import OneWay, gone, kept, mark
+from connectors.containment._http import CallFailed
 from connectors.containment._marked import Marked
+from connectors.containment._openbao_api import Api, data, place_of
 
 #: Where, in an entity's own metadata, stands which action disabled it.
 DISABLED_BY = "tocsin_disabled_by"
@@ -19,8 +20,6 @@ DISABLED_BY = "tocsin_disabled_by"
 MOST_LEASES = 500
 #: How soon leases are looked for again, in seconds: OpenBao revokes them one after another.
 LOOK_AGAIN = 2.0
-
-T = TypeVar("T")
 
 
 class _Entity(msgspec.Struct):
@@ -38,36 +37,6 @@ class _Key(msgspec.Struct):
 
 class _Keys(msgspec.Struct):
     keys: list[str]
-
-
-class Api:
-    """One server, spoken to with one token. Every method raises CallFailed."""
-
-    def __init__(self, http: Http, token: Secret, namespace: str) -> None:
-        self._http = http
-        self._token = token
-        self._namespace = {"X-Vault-Namespace": namespace} if namespace else {}
-
-    def call(self, method: str, path: str, *, json: Any = msgspec.UNSET, expect: tuple[int, ...] = ()) -> Reply:
-        """One call below ``/v1/``. A bad token, a missing one and a missing right are all 403."""
-        headers = {"X-Vault-Token": self._token.read(), **self._namespace}
-        return self._http.call(method, f"/v1/{path}", headers=headers, json=json, expect=expect)
-
-    def read(self, path: str, form: type[T]) -> T | None:
-        """What is at a path, None where nothing is."""
-        reply = self.call("GET", path, expect=(404,))
-        return None if reply.status == 404 else data(reply, form)
-
-
-def data(reply: Reply, form: type[T]) -> T:
-    """The ``data`` of an answer. Raises CallFailed where it is not what it should be."""
-    found = reply.json()
-    return shaped(found.get("data") if isinstance(found, dict) else None, form)
-
-
-def _place(path: str) -> str:
-    """A path with its parts quoted, without a slash at either end, which OpenBao refuses."""
-    return quote(path.strip("/"), safe="/")
 
 
 class RevokeToken(OneWay):
@@ -136,7 +105,7 @@ class RevokeLeases(OneWay):
 
     def prepare(self, action: Action) -> Prepared:
         """See ``Doing``."""
-        found = self._leases(_place(_name(action)))
+        found = self._leases(place_of(_name(action)))
         if not found:
             raise gone(f"a lease below {action.target}")
         return Prepared("ready", f"{len(found)} leases", {"leases": found})
@@ -145,7 +114,7 @@ class RevokeLeases(OneWay):
         """See ``Doing``."""
         if not self._left(action):
             return Applied("already", "none of those leases is left")
-        self.api.call("POST", f"sys/leases/revoke-prefix/{_place(_name(action))}", json={"sync": True})
+        self.api.call("POST", f"sys/leases/revoke-prefix/{place_of(_name(action))}", json={"sync": True})
         return Applied("applied", "revoked")
 
     def verify(self, action: Action) -> Verified:
@@ -158,7 +127,7 @@ class RevokeLeases(OneWay):
         return Verified("verified", "none of those leases is left")
 
     def _left(self, action: Action) -> int:
-        return len({*kept(action).get("leases", ())} & {*self._leases(_place(_name(action)))})
+        return len({*kept(action).get("leases", ())} & {*self._leases(place_of(_name(action)))})
 
     def _leases(self, prefix: str) -> list[str]:
         """Ids of the leases below a prefix, breadth first, at most MOST_LEASES."""

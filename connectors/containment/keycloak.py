@@ -19,7 +19,8 @@ from connectors.containment._fake import Rehearsed
 from connectors.containment._fake_keycloak import FakeKeycloak
 from connectors.containment._http import Endpoint, Http, Secret
 from connectors.containment._keycloak_api import Api
-from connectors.containment._keycloak_verbs import DisableUser, PushNotBefore, RequireStepUp, RevokeOffline, RevokeSessions
+from connectors.containment._keycloak_realm import PushNotBefore
+from connectors.containment._keycloak_verbs import DisableUser, RequireStepUp, RevokeOffline, RevokeSessions
 
 
 class KeycloakSettings(Endpoint, kw_only=True, forbid_unknown_fields=True):

@@ -17,7 +17,8 @@ from connectors.containment._doing import ByVerb, Doing
 from connectors.containment._fake import Rehearsed
 from connectors.containment._fake_openbao import FakeOpenbao
 from connectors.containment._http import Endpoint, Http, Secret
-from connectors.containment._openbao_verbs import Api, DisableEntity, RevokeLeases, RevokeToken, WithholdKey
+from connectors.containment._openbao_api import Api
+from connectors.containment._openbao_verbs import DisableEntity, RevokeLeases, RevokeToken, WithholdKey
 
 
 class OpenbaoSettings(Endpoint, kw_only=True, forbid_unknown_fields=True):

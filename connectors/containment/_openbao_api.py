@@ -1,0 +1,43 @@
+"""OpenBao's API as the adapter uses it: one token, and what stands in the data of an answer."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import msgspec
+
+from connectors.containment._doing import shaped
+from connectors.containment._http import Http, Reply, Secret
+
+T = TypeVar("T")
+
+
+class Api:
+    """One server, spoken to with one token. Every method raises CallFailed."""
+
+    def __init__(self, http: Http, token: Secret, namespace: str) -> None:
+        self._http = http
+        self._token = token
+        self._namespace = {"X-Vault-Namespace": namespace} if namespace else {}
+
+    def call(self, method: str, path: str, *, json: Any = msgspec.UNSET, expect: tuple[int, ...] = ()) -> Reply:
+        """One call below ``/v1/``. A bad token, a missing one and a missing right are all 403."""
+        headers = {"X-Vault-Token": self._token.read(), **self._namespace}
+        return self._http.call(method, f"/v1/{path}", headers=headers, json=json, expect=expect)
+
+    def read(self, path: str, form: type[T]) -> T | None:
+        """What is at a path, None where nothing is."""
+        reply = self.call("GET", path, expect=(404,))
+        return None if reply.status == 404 else data(reply, form)
+
+
+def data(reply: Reply, form: type[T]) -> T:
+    """The ``data`` of an answer. Raises CallFailed where it is not what it should be."""
+    found = reply.json()
+    return shaped(found.get("data") if isinstance(found, dict) else None, form)
+
+
+def place_of(path: str) -> str:
+    """A path with its parts quoted, without a slash at either end, which OpenBao refuses."""
+    return quote(path.strip("/"), safe="/")

@@ -1,0 +1,177 @@
+"""The OpenBao adapter over the fake that gives the recorded answers, under the policy that is shipped."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+from msgspec.structs import replace
+
+from connectors.containment import Action, Trouble
+from connectors.containment._fake import Ask, Rehearsed
+from connectors.containment._fake_openbao import FakeOpenbao
+from connectors.containment._http import Http
+from connectors.containment.openbao import Openbao, OpenbaoSettings
+from tests.checkout import ROOT
+
+#: verb -> what it is tried on.
+TARGETS = dict(Openbao.rehearsal().targets)
+
+
+def shipped() -> dict[str, list[str]]:
+    """The policy in ``deploy``: path -> capabilities."""
+    whole = json.loads((ROOT / "deploy" / "openbao" / "tocsin.json").read_text())["path"]
+    return {path: rule["capabilities"] for path, rule in whole.items()}
+
+
+def over(fake: FakeOpenbao, **changes: Any) -> Openbao:
+    given = {"model_keys": {"ai/llama": "transit/llama"}, "alias_mounts": {"sa": "auth_kubernetes_1"}, **changes}
+    settings = OpenbaoSettings(url="http://127.0.0.1:0", token=Rehearsed(), **given)
+    return Openbao(settings, Http(settings, fake.transport()))
+
+
+def cycle(fake: FakeOpenbao, verb: str, target: str) -> str:
+    """All five calls; "" where each came to its end, else what the first that did not said."""
+    adapter, action = over(fake), Action(id="a1", verb=verb, target=target)
+    ready = adapter.prepare(action)
+    if ready.status != "ready":
+        return f"prepare: {ready.reason}"
+    action = replace(action, snapshot=ready.snapshot)
+    done, seen = adapter.apply(action), adapter.verify(action)
+    if done.status != "applied" or seen.status != "verified":
+        return f"apply: {done.reason} {seen.reason}"
+    if not next(one for one in adapter.verbs if one.name == verb).undoable:
+        return ""
+    undone, left = adapter.undo(action), adapter.verify_undone(action)
+    return "" if (undone.status, left.status) == ("undone", "verified") else f"undo: {undone.reason} {left.reason}"
+
+
+@pytest.mark.parametrize("verb", TARGETS)
+def test_the_shipped_policy_is_enough_for_every_verb(verb: str) -> None:
+    for target in TARGETS[verb]:
+        assert cycle(FakeOpenbao(shipped()), verb, target) == ""
+
+
+def test_the_shipped_policy_holds_nothing_that_no_verb_needs() -> None:
+    whole = shipped()
+    for path, capabilities in whole.items():
+        for capability in capabilities:
+            less = {**whole, path: [one for one in capabilities if one != capability]}
+            failed = [verb for verb, targets in TARGETS.items() for each in targets if cycle(FakeOpenbao(less), verb, each)]
+            # A second note of the same action is an update; the cycle writes one only.
+            assert failed or (path, capability) == ("identity/group/name/tocsin-*", "update"), f"{path}: {capability} is not needed"
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "secret/data/x"),
+        ("POST", "transit/decrypt/llama"),
+        ("POST", "transit/datakey/plaintext/llama"),
+        ("DELETE", "transit/keys/llama"),
+        ("POST", "transit/keys/llama/config"),
+        ("PUT", "sys/policies/acl/tocsin"),
+        ("POST", "identity/group/name/admins"),
+        ("DELETE", "identity/entity/id/e1"),
+        ("POST", "auth/token/create"),
+        ("PUT", "sys/seal"),
+        ("LIST", "auth/token/accessors"),
+    ],
+)
+def test_the_shipped_policy_reads_no_secret_uses_no_key_and_makes_nobody_mightier(method: str, path: str) -> None:
+    fake = FakeOpenbao(shipped())
+    assert fake.meet(Ask(method, f"/v1/{path}", {}, {"x-vault-token": Rehearsed().read()}, b"{}")).status == 403
+
+
+def test_withholding_an_unknown_key_is_answered_204_and_is_no_success() -> None:
+    fake = FakeOpenbao()
+    token = {"x-vault-token": Rehearsed().read()}
+    assert fake.meet(Ask("DELETE", "/v1/transit/keys/no-such/soft-delete", {}, token, b"")).status == 204
+    adapter, action = over(fake), Action(id="a1", verb="withhold_key", target="secret:transit/llama")
+    action = replace(action, snapshot=adapter.prepare(action).snapshot)
+    # It is removed for good between the look and the call.
+    del fake.keys["llama"]
+    assert adapter.apply(action).trouble == Trouble("gone")
+    assert adapter.verify(action).status == "unverified"
+    assert adapter.undo(action).status == "already"
+    assert fake.groups == {}
+
+
+def test_a_key_that_stays_in_use_although_the_server_said_yes_is_no_success() -> None:
+    fake = FakeOpenbao()
+    whole = fake._key
+
+    def deaf(ask: Ask, name: str, what: str) -> Any:
+        return whole(ask._replace(method="GET") if what else ask, name, "")
+
+    fake._key = deaf  # type: ignore[method-assign]
+    adapter, action = over(fake), Action(id="a1", verb="withhold_key", target="model:ai/llama")
+    action = replace(action, snapshot=adapter.prepare(action).snapshot)
+    done = adapter.apply(action)
+    assert (done.status, done.trouble) == ("failed", Trouble("refused"))
+    assert adapter.verify(action).status == "not-effective"
+    assert fake.groups == {}, "no note is left of what was not done"
+
+
+def test_a_token_revoked_twice_or_never_there_is_answered_200_with_a_warning_and_counts_as_gone() -> None:
+    fake = FakeOpenbao()
+    adapter, action = over(fake), Action(id="a1", verb="revoke_token", target="token:acc-alice")
+    action = replace(action, snapshot=adapter.prepare(action).snapshot)
+    assert adapter.apply(action).status == "applied"
+    assert adapter.apply(action).status == "already"
+    assert adapter.verify(action).status == "verified"
+    assert adapter.prepare(replace(action, target="token:no-such")).trouble == Trouble("gone")
+    assert set(fake.accessors) == {"acc-bob"}
+
+
+def test_without_a_right_a_token_is_not_taken_for_gone() -> None:
+    found = over(FakeOpenbao({})).prepare(Action(id="a1", verb="revoke_token", target="token:acc-alice"))
+    assert (found.status, found.trouble) == ("failed", Trouble("unauthorised"))
+
+
+def test_a_disabled_entity_keeps_its_metadata_and_its_policies() -> None:
+    fake = FakeOpenbao()
+    before = fake.state()
+    adapter, action = over(fake), Action(id="a1", verb="disable_entity", target="user:alice")
+    action = replace(action, snapshot=adapter.prepare(action).snapshot)
+    assert adapter.apply(action).status == "applied"
+    entity = fake.entities["e1"]
+    assert (entity["disabled"], entity["metadata"]["team"], entity["policies"]) == (True, "a", ["models"])
+    assert adapter.undo(action).status == "undone"
+    assert fake.state() == before
+
+
+def test_leases_given_out_after_the_revocation_are_not_revoked_by_a_repeated_call() -> None:
+    fake = FakeOpenbao()
+    adapter, action = over(fake), Action(id="a1", verb="revoke_leases", target="secret:database/creds/trainer/")
+    action = replace(action, snapshot=adapter.prepare(action).snapshot)
+    assert adapter.apply(action).status == "applied"
+    fake.leases.add("database/creds/trainer/later")
+    assert adapter.apply(action).status == "already"
+    assert fake.leases == {"database/creds/trainer/later", "database/creds/other/l3"}
+
+
+@pytest.mark.parametrize(
+    "target", ["secret:../sys/seal", "secret:a/../sys/seal", "secret:transit", "secret:/", "model:unmapped", "secret:transit/a?b#c"]
+)
+def test_a_name_is_quoted_and_one_that_is_no_place_of_a_key_is_gone(target: str) -> None:
+    fake = FakeOpenbao()
+    found = over(fake).prepare(Action(id="a1", verb="withhold_key", target=target))
+    assert found.trouble == Trouble("refused" if ".." in target else "gone")
+    assert all(path.startswith("/v1/") and "/keys/" in path for _, path in fake.asked), fake.asked
+
+
+def test_the_token_goes_in_the_header_and_never_into_a_reason_or_a_snapshot() -> None:
+    seen: list[httpx.Request] = []
+
+    def refuse(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(403, json={"errors": ["permission denied"]})
+
+    settings = OpenbaoSettings(url="http://127.0.0.1:0", token=Rehearsed(), namespace="team-a")
+    adapter = Openbao(settings, Http(settings, httpx.MockTransport(refuse)))
+    found = adapter.prepare(Action(id="a1", verb="disable_entity", target="user:alice"))
+    assert (seen[0].headers["x-vault-token"], seen[0].headers["x-vault-namespace"]) == (Rehearsed().read(), "team-a")
+    assert Rehearsed().read() not in found.reason
