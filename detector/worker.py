@@ -256,10 +256,13 @@ class Worker:
             self.process.fail(error)
 
     async def _release(self, partition: int) -> None:
-        """Keep what is not kept yet, and let go."""
-        part = self.parts.get(partition)
-        if part is None:
-            return
+        """Keep what is not kept yet, and let go. Waits where it is being opened, or let go already (the end may meet a rebalance)."""
+        async with self._opening.setdefault(partition, asyncio.Lock()):
+            part = self.parts.get(partition)
+            if part is not None:
+                await self._let_go(part, partition)
+
+    async def _let_go(self, part: Part, partition: int) -> None:
         async with part.lock:
             part.closed = True
         if part.saving is not None:
