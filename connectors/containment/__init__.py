@@ -62,7 +62,8 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
     snapshot: Snapshot | None = None
     #: The alert it answers, for marks and messages in the target; "" where it answers none.
     alert: str = ""
-    #: When it was decided, and when it will be taken back (0 = never), in microseconds. The only clock an adapter needs for its marks.
+    #: When this step was decided on, and when it will be taken back (0 = never), in microseconds. An adapter that needs the time of the
+    #: first keeps it in the snapshot.
     time: int = 0
     due: int = 0
 
