@@ -14,9 +14,6 @@ from connectors.kafka import KafkaError
 from detector.checkpoint import StateError
 from detector.config import Config, ConfigError, read
 from detector.snapshot import Refused
-from replay.moves import export as export_to
-from replay.moves import import_ as import_from
-from replay.moves import told
 
 app = typer.Typer(no_args_is_help=True, help="Move profiles between Kafka and a file. The workers must be stopped.")
 
@@ -33,14 +30,21 @@ def export(file: File, config: ConfigFile = None) -> None:
     if file.exists():
         typer.echo(f"tocsin: {file}: is there already; name a new file", err=True)
         raise typer.Exit(STATE)
-    typer.echo(told(given.kafka, _done(export_to(given, file)), file))
+    # The workers' modules take a while to import, and only these commands need them here.
+    from replay.moves import export as moved
+    from replay.moves import told
+
+    typer.echo(told(given.kafka, _done(moved(given, file)), file))
 
 
 @app.command("import")
 def import_(file: File, config: ConfigFile = None) -> None:
     """Put a file's profiles into topics that hold none yet."""
     given = _given(config)
-    typer.echo(told(given.kafka, _done(import_from(given, file)), file))
+    from replay.moves import import_ as moved
+    from replay.moves import told
+
+    typer.echo(told(given.kafka, _done(moved(given, file)), file))
 
 
 def _given(config: Path | None) -> Config:
