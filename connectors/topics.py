@@ -9,6 +9,10 @@ if TYPE_CHECKING:
 
 HOUR_MS = 3_600_000
 
+#: What the header ``tocsin`` of a message says it is, with its version: OCSF findings, people's decisions, heads of the ledger.
+ALERTS_SCHEMA, DECISIONS_SCHEMA, LEDGER_SCHEMA = "ocsf-2004/1", "decision/1", "anchor/1"
+#: Header of a message that comes of a replay of what was recorded: nothing is ever done because of it.
+REPLAYED = "tocsin.replay"
 #: The stages that keep state, each in a compacted topic of its own.
 STAGES = ("actor", "object", "fuse", "budget", "watch")
 
@@ -43,8 +47,10 @@ class Topics:
         self.budget = f"{prefix}.budget"
         #: Heartbeats of processes and sources.
         self.status = f"{prefix}.status"
-        #: What containment decided.
+        #: What people decided about containment, each signed.
         self.decisions = f"{prefix}.decisions"
+        #: The signed head of the responder's ledger, at intervals; one partition, kept for ever: it is what shows a lost tail.
+        self.ledger = f"{prefix}.ledger"
 
     def state(self, stage: str) -> str:
         """The compacted topic of a stage's checkpoints."""
@@ -58,7 +64,7 @@ class Topics:
     def all(self) -> list[str]:
         """Every topic of ours."""
         named = [self.by_actor, self.by_object, self.evidence, self.alerts, self.deadletter]
-        named += [self.bindings, self.control, self.budget, self.status, self.decisions]
+        named += [self.bindings, self.control, self.budget, self.status, self.decisions, self.ledger]
         return named + [self.state(stage) for stage in STAGES]
 
 
@@ -81,7 +87,8 @@ class Topic(NamedTuple):
 def planned(kafka: Kafka) -> list[Topic]:
     """Every topic of ours as the configuration wants it, in the order of ``Topics.all``."""
     names = Topics(kafka.prefix)
-    single = {names.bindings, names.control, names.budget, names.state("budget"), names.state("watch"), names.status, names.decisions}
+    single = {names.bindings, names.control, names.budget, names.state("budget"), names.state("watch"), names.status}
+    single |= {names.decisions, names.ledger}
     compacted = {names.bindings, names.control, *(names.state(stage) for stage in STAGES)}
     made = []
     for name in names.all():
@@ -107,6 +114,9 @@ def planned(kafka: Kafka) -> list[Topic]:
 
 
 def _retention_ms(kafka: Kafka, name: str, names: Topics) -> int:
+    if name == names.ledger:
+        # A few hundred bytes every five minutes at most. The first one deleted would look like one removed.
+        return -1
     if name in (names.alerts, names.decisions):
         return round(kafka.alerts_retention_hours * HOUR_MS)
     return round(kafka.retention_hours * HOUR_MS)

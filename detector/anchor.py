@@ -15,7 +15,8 @@ import msgspec
 
 from connectors.event import SECOND
 from connectors.signing import BadKey, Key
-from detector.ledger import Ledger
+from detector.ledger import Ledger, LedgerFailed
+from detector.policy import LedgerSettings
 
 ANCHOR_VERSION = 1
 Sink = Callable[[bytes], None]
@@ -88,6 +89,13 @@ def to_file(path: Path) -> Sink:
     return keep
 
 
+def key_of(settings: LedgerSettings) -> Key:
+    """The key that anchors are signed with. Raises BadKey, NoSecret."""
+    if settings.anchor_key is None:
+        raise BadKey("respond.ledger.anchor_key: expected a table with 'file' or 'env', as the ledger is anchored")
+    return Key(settings.anchor_key.read())
+
+
 class Anchorer:
     """Anchors a ledger every ``rows`` rows, and after ``seconds`` where there are new ones. ``last``: the last line kept, or b""."""
 
@@ -98,6 +106,16 @@ class Anchorer:
         self._previous = _link(last) if last else ""
         self._anchored = before.seq if before else 0
         self._time = before.time if before else 0
+
+    @property
+    def time(self) -> int:
+        """When the last anchor was made, microseconds; 0 = there is none."""
+        return self._time
+
+    @property
+    def ahead(self) -> int:
+        """Rows after the last anchor."""
+        return self._ledger.head[0] - self._anchored
 
     def tick(self, now: int, *, at_once: bool = False) -> bool:
         """Keep an anchor if one is due; whether one was. ``now``: microseconds. Raises AnchorFailed where it cannot be kept."""
@@ -114,3 +132,28 @@ class Anchorer:
         self._keep(line)
         self._previous, self._anchored, self._time = _link(line), seq, now
         return True
+
+
+def from_file(settings: LedgerSettings, book: Ledger) -> Anchorer | None:
+    """What anchors a ledger in the configured file, after the anchors there have been compared with it; None where there is no file.
+
+    Raises LedgerFailed where they do not fit, AnchorFailed, BadKey, NoSecret.
+    """
+    if not settings.anchor_file:
+        return None
+    key, path = key_of(settings), Path(settings.anchor_file)
+    if path.exists():
+        read_file(path, key)
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    return compared(settings, book, lines, key, to_file(path), str(path))
+
+
+def compared(settings: LedgerSettings, book: Ledger, lines: list[bytes], key: Key, keep: Sink, where: str) -> Anchorer:
+    """What goes on after these anchors, oldest first. Raises LedgerFailed where they do not fit the ledger, AnchorFailed."""
+    found = read(lines, key)
+    if not found and book.head[0]:
+        raise LedgerFailed(f"{where} holds no anchor of a ledger of {book.head[0]} rows; make one with: tocsin ledger anchor")
+    broken = book.verify_chain(*((each.seq, each.hash) for each in found))
+    if broken is not None:
+        raise LedgerFailed(f"the ledger does not verify against {where}: {broken.reason}")
+    return Anchorer(book, key, keep, lines[-1] if lines else b"", rows=settings.anchor_rows, seconds=settings.anchor_seconds)

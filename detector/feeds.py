@@ -1,4 +1,4 @@
-"""Where the responder's records come from, without a broker: a file of alerts, a folder of people's decisions.
+"""Where the responder's records come from, without a broker (``detector.inbox``): a file of alerts, a folder of people's decisions.
 
 A feed yields deliveries, each at least once, in order. A delivery is settled when its rows are in the ledger; only then is it
 committed. What is delivered again is decided once: the ledger knows.
@@ -31,6 +31,10 @@ class Delivery(NamedTuple):
     vouched: str = ""
     #: Awaited when it is settled, whatever came of it.
     commit: Callable[[], Awaitable[None]] | None = None
+    #: Why it is not one of our records, "" where nothing speaks against it.
+    foreign: str = ""
+    #: It comes of a replay of what was recorded.
+    replay: bool = False
 
 
 Feed = AsyncIterator[Delivery]

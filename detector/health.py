@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import orjson
 from aiohttp import hdrs, web
-
-from detector.metrics import Metrics
 
 #: Where the page is if nobody says: the port that Prometheus' list of exporters leaves to whoever comes.
 LISTEN = "127.0.0.1:9464"
@@ -43,13 +42,21 @@ def local(host: str) -> bool:
         return host == "localhost"
 
 
+class Page(Protocol):
+    """What a process counts."""
+
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """(page, content type) in the newest form that an ``Accept`` header asks for."""
+        ...
+
+
 class Health:
     """The server. ``ready``: what is not ready and why, empty where every assigned partition is open.
 
     ``start`` and ``stop`` belong into the loop that does the work: a loop that stands still answers nothing, and that is the truth.
     """
 
-    def __init__(self, metrics: Metrics, ready: Callable[[], Mapping[str, str]], listen: str = LISTEN) -> None:
+    def __init__(self, metrics: Page, ready: Callable[[], Mapping[str, str]], listen: str = LISTEN) -> None:
         self._metrics = metrics
         self._ready = ready
         self._host, self._port = address(listen)

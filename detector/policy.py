@@ -156,6 +156,8 @@ class LedgerSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, f
     password: Secret | None = None
     #: The signed head is appended to this file: on another machine's disk, or one that only takes appends.
     anchor_file: str = ""
+    #: Or is sent to the topic ``<kafka.prefix>.ledger``, where nobody can change what was written.
+    anchor_topic: bool = False
     anchor_key: Secret | None = None
     #: A new anchor after so many rows, and after so long where there are any.
     anchor_rows: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 100
@@ -212,6 +214,8 @@ def problems(respond: Respond, verbs: Mapping[str, Verb] | None = None) -> list[
     mistakes += [f"{key}: {why}" for key, p in assets if (why := spelled(p)[1])]
     mistakes += [f"respond.population.gpus_of: {why}" for p in respond.population.gpus_of if (why := spelled(p)[1])]
     mistakes += [f"respond.approvers: {why}" for p in respond.approvers if (why := spelled(p)[1])]
+    if respond.ledger.anchor_file and respond.ledger.anchor_topic:
+        mistakes.append("respond.ledger: expected anchor_file or anchor_topic, got both")
     names = [rule.name for rule in respond.rules]
     for i, rule in enumerate(respond.rules):
         key = f"respond.rules[{i}]"

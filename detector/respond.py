@@ -64,16 +64,17 @@ class Responder:
         """Go on with another policy: it counts for what waits and what is unfinished too. Raises ValueError where it has problems."""
         self.policy = Policy(policy, self._known)
 
-    def handle(self, alert: Alert, now: int | None = None) -> list[Outcome]:
+    def handle(self, alert: Alert, now: int | None = None, *, replay: bool = False) -> list[Outcome]:
         """Decide one revision of an alert and carry the decisions out; [] for a revision delivered again.
 
         ``now``: stream time in microseconds, by default the alert's; a time that runs back is taken as the latest known.
+        ``replay``: this one is only observed.
         """
         now = self._time(alert.time if now is None else now)
         outcomes = self._finish(now)
+        outside = self._outside()._replace(replay=True) if replay else self._outside()
         entries = [
-            row(decision, alert.uid, alert.revision, now)
-            for decision in decide(alert, self.policy, self.ledger.history, now, self._outside())
+            row(decision, alert.uid, alert.revision, now) for decision in decide(alert, self.policy, self.ledger.history, now, outside)
         ]
         # All decisions on a revision are one write: a restart finds the revision decided as a whole or not at all.
         self._steps.write(entries)

@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from connectors.event import SECOND
 from connectors.ocsf import NotAnAlert, alert_of
 from detector.anchor import Anchorer
@@ -89,12 +91,18 @@ class Service:
     def take(self, delivery: Delivery) -> list[News]:
         """One delivery: decide, act, write down."""
         news = self.tick()
+        if delivery.foreign:
+            return [*news, self._refuse(delivery, delivery.foreign)]
         if delivery.kind == "alert":
             try:
                 alert = alert_of(delivery.record)
             except NotAnAlert as error:
                 return [*news, self._refuse(delivery, str(error))]
-            outcomes = self.responder.handle(alert, self.clock())
+            replay = self._replay or delivery.replay
+            if replay:
+                # It has the id of the alert that was raised when it was recorded: what is decided on one says nothing of the other.
+                alert = replace(alert, uid=f"replay/{alert.uid}")
+            outcomes = self.responder.handle(alert, self.clock(), replay=replay)
         else:
             policy, history = self.responder.policy.respond, self.responder.ledger.history
             heard = hear(delivery.record, delivery.vouched, policy, history, self.clock())
@@ -140,11 +148,20 @@ class Service:
         return []
 
 
-async def serve(service: Service, feeds: Iterable[Feed], tell: Callable[[list[News]], None], changed: Callable[[], list[News]]) -> None:
-    """Run until every feed has ended. ``changed`` is called between deliveries, in the same thread: a place to read the policy anew.
+async def serve(
+    service: Service,
+    feeds: Iterable[Feed],
+    tell: Callable[[list[News]], None],
+    changed: Callable[[], list[News]],
+    stop: asyncio.Event | None = None,
+) -> None:
+    """Run until every feed has ended, or ``stop`` is set: then what is under way is finished and committed, and nothing more is taken.
 
-    A delivery is committed after its rows are written. What a feed or the service raises ends it.
+    ``changed`` is called between deliveries, in the same thread: a place to read the policy anew. A delivery is committed after its
+    rows are written. What a feed or the service raises ends it.
     """
+    stop = stop or asyncio.Event()
+    stopped = asyncio.create_task(stop.wait())
     queue: asyncio.Queue[Delivery | None] = asyncio.Queue(maxsize=1)
     loop = asyncio.get_running_loop()
     with ThreadPoolExecutor(1) as thread:
@@ -153,8 +170,9 @@ async def serve(service: Service, feeds: Iterable[Feed], tell: Callable[[list[Ne
         coming = asyncio.create_task(queue.get())
         try:
             left = len(pumps)
-            while left:
-                await asyncio.wait({coming, *(pump for pump in pumps if not pump.done())}, timeout=TICK_SECONDS)
+            while left and not stop.is_set():
+                waits = {coming, stopped, *(pump for pump in pumps if not pump.done())}
+                await asyncio.wait(waits, timeout=TICK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
                 for pump in pumps:
                     if pump.done():
                         pump.result()
@@ -170,9 +188,9 @@ async def serve(service: Service, feeds: Iterable[Feed], tell: Callable[[list[Ne
                 if delivery.commit is not None:
                     await delivery.commit()
         finally:
-            for task in (coming, *pumps):
+            for task in (coming, stopped, *pumps):
                 task.cancel()
-            await asyncio.gather(coming, *pumps, return_exceptions=True)
+            await asyncio.gather(coming, stopped, *pumps, return_exceptions=True)
 
 
 async def _pump(feed: Feed, queue: asyncio.Queue[Delivery | None]) -> None:

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import msgspec
 import typer
 
 from connectors.decision import PersonDecision, Word, encode, made
 from connectors.event import SECOND
+from connectors.kafka import Kafka, client, connected
 from connectors.names import BadName, identity
 from connectors.signing import BadKey, Key
+from connectors.topics import DECISIONS_SCHEMA, Topics
 from detector.history import Entry, History
 from detector.policy import Respond
-from replay.exits import MISTAKE, NOTHING, UNREADABLE, config, fail
-from replay.ledger import reading
+from replay.exits import MISTAKE, NOTHING, UNREADABLE, complain, config, fail
+from replay.ledger import reached, reading
 from replay.screen import printable
+
+#: An action's id, whole (``detector.decide.action_id``).
+_WHOLE = re.compile(r"[0-9a-f]{32}")
 
 approvals = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="See what waits for people, and decide it.")
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="TOML file laid over the default configuration.")]
@@ -28,6 +34,10 @@ LedgerOption = Annotated[Path | None, typer.Option("--ledger", help="SQLite file
 ActionArgument = Annotated[str, typer.Argument(help="An action's id, or its first characters.")]
 ReasonOption = Annotated[str, typer.Option("--reason", help="Why; it is kept in the ledger.")]
 KeyOption = Annotated[Path | None, typer.Option("--key", help="File of your private key (Ed25519 PEM), or of the secret you share.")]
+SendOption = Annotated[
+    bool,
+    typer.Option("--send", help="To the topic of decisions, signed with --key; without a ledger here, with the whole id."),
+]
 PersonOption = Annotated[str | None, typer.Option("--person", help="Who you are, where your key says so; else your account here.")]
 
 
@@ -79,9 +89,10 @@ def approve(
     reason: ReasonOption = "",
     key: KeyOption = None,
     person: PersonOption = None,
+    send: SendOption = False,
 ) -> None:
     """Approve an action. Where it needs several people, each of them must."""
-    _say("approve", action, path, ledger, reason, key, person)
+    _say(Said("approve", reason, person, key), action, path, ledger, send=send)
 
 
 @approvals.command()
@@ -92,9 +103,10 @@ def deny(
     reason: ReasonOption = "",
     key: KeyOption = None,
     person: PersonOption = None,
+    send: SendOption = False,
 ) -> None:
     """Deny an action: it is not asked for again for the same alert."""
-    _say("deny", action, path, ledger, reason, key, person)
+    _say(Said("deny", reason, person, key), action, path, ledger, send=send)
 
 
 @approvals.command()
@@ -105,28 +117,64 @@ def release(
     reason: ReasonOption = "",
     key: KeyOption = None,
     person: PersonOption = None,
+    send: SendOption = False,
 ) -> None:
     """Take a containment back before its time: a false alarm, or the matter is settled."""
-    _say("release", action, path, ledger, reason, key, person)
+    _say(Said("release", reason, person, key), action, path, ledger, send=send)
 
 
-def _say(word: Word, action: str, path: Path | None, ledger: Path | None, reason: str, key: Path | None, person: str | None) -> None:
-    settings = config(path).respond
-    if not settings.decisions:
-        fail("respond.decisions: expected the folder where the responder looks for decisions", MISTAKE)
-    with reading(settings.ledger, ledger) as book:
-        whole = _meant(action, word, book.history)
-    who = _person(person, key)
+class Said(NamedTuple):
+    """What somebody says on the command line."""
+
+    word: Word
+    reason: str
+    person: str | None
+    key: Path | None
+
+
+def _say(said: Said, action: str, path: Path | None, ledger: Path | None, *, send: bool) -> None:
+    given = config(path)
+    settings = given.respond
+    if send and said.key is None:
+        fail("--send: expected with --key; on the topic only what is signed counts", MISTAKE)
+    if not send and not settings.decisions:
+        fail("respond.decisions: expected the folder where the responder looks for decisions; or --send them to the topic", MISTAKE)
+    whole = action if send and _WHOLE.fullmatch(action) else _looked_up(settings, ledger, action, said.word)
+    who = _person(said.person, said.key)
     try:
-        signs = Key(key.read_text(encoding="utf-8").rstrip("\r\n")) if key else None
-        decision = made(whole, word, who, int(time.time() * SECOND), reason, signs)
-        _drop(decision, settings)
+        signs = Key(said.key.read_text(encoding="utf-8").rstrip("\r\n")) if said.key else None
+        decision = made(whole, said.word, who, int(time.time() * SECOND), said.reason, signs)
+        if send:
+            reached(_send(decision, given.kafka))
+        else:
+            _drop(decision, settings)
     except (BadKey, UnicodeDecodeError) as error:
-        fail(f"{key}: {error}", MISTAKE)
+        fail(f"{said.key}: {error}", MISTAKE)
     except OSError as error:
         fail(f"{error.filename}: {error.strerror}", UNREADABLE)
-    done = {"approve": "approved", "deny": "denied", "release": "released"}[word]
+    done = {"approve": "approved", "deny": "denied", "release": "released"}[said.word]
     typer.echo(f"{whole}: {done} as {who}; the responder has the last word")
+
+
+def _looked_up(settings: Respond, ledger: Path | None, action: str, word: Word) -> str:
+    with reading(settings.ledger, ledger) as book:
+        return _meant(action, word, book.history)
+
+
+async def _send(decision: PersonDecision, kafka: Kafka) -> None:
+    # The broker's client takes a while to import.
+    from aiokafka import AIOKafkaProducer
+
+    from connectors.wire import HEADER
+
+    await connected(kafka, complain)
+    producer = AIOKafkaProducer(enable_idempotence=True, **client(kafka))
+    await producer.start()
+    try:
+        headers = [(HEADER, DECISIONS_SCHEMA.encode())]
+        await producer.send_and_wait(Topics(kafka.prefix).decisions, encode(decision), partition=0, headers=headers)
+    finally:
+        await producer.stop()
 
 
 def _meant(action: str, word: Word, history: History) -> str:

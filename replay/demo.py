@@ -81,9 +81,9 @@ class _Telling(Responder):
 
     show: screen.Screen
 
-    def handle(self, alert: Alert, now: int | None = None) -> list[Outcome]:
+    def handle(self, alert: Alert, now: int | None = None, *, replay: bool = False) -> list[Outcome]:
         """See ``Responder``."""
-        return self._tell(super().handle(alert, now))
+        return self._tell(super().handle(alert, now, replay=replay))
 
     def expire(self, now: int) -> list[Outcome]:
         """See ``Responder``."""

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import sqlalchemy as sa
 import typer
 
 from connectors.event import SECOND
+from connectors.kafka import Kafka, KafkaError, connected
 from connectors.secret import NoSecret
 from connectors.signing import BadKey, Key
-from detector.anchor import Anchorer, AnchorFailed, read_file, to_file
+from detector.anchor import Anchorer, AnchorFailed, read, read_file, to_file
 from detector.ledger import Ledger, LedgerFailed
 from detector.policy import LedgerSettings
 from detector.remediation import remediation
-from replay.exits import MISTAKE, STATE, UNREADABLE, config, fail
+from replay.exits import BROKER, MISTAKE, STATE, UNREADABLE, complain, config, fail
+
+_Found = TypeVar("_Found")
 
 #: Where the ledger is when nothing says so: in the folder the command is run in.
 DEFAULT = "sqlite:///tocsin-ledger.sqlite"
@@ -29,6 +33,7 @@ ledger = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Check, e
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="TOML file laid over the default configuration.")]
 LedgerOption = Annotated[Path | None, typer.Option("--ledger", help="SQLite file of the ledger, instead of the configured one.")]
 AnchorOption = Annotated[Path | None, typer.Option("--anchors", help="File of anchors, instead of the configured one.")]
+PlaceOption = Annotated[str, typer.Option("--anchor", help="kafka: the topic of anchors, instead of a file.")]
 KeyOption = Annotated[Path | None, typer.Option("--key", help="File of the key the anchors are checked with (shared, or public).")]
 
 
@@ -61,14 +66,23 @@ def reading(settings: LedgerSettings, path: Path | None) -> Iterator[Ledger]:
 
 
 @ledger.command()
-def verify(path: ConfigOption = None, file: LedgerOption = None, anchors: AnchorOption = None, key: KeyOption = None) -> None:
+def verify(
+    path: ConfigOption = None,
+    file: LedgerOption = None,
+    anchors: AnchorOption = None,
+    at: PlaceOption = "",
+    key: KeyOption = None,
+) -> None:
     """Find any edit, removal or reordering of rows; with the anchors, of the last ones too."""
-    settings = config(path).respond.ledger
-    where = anchors or (Path(settings.anchor_file) if settings.anchor_file else None)
+    given = config(path)
+    settings = given.respond.ledger
+    where = _file(settings, anchors, at)
     found = []
     try:
         if where is not None:
             found = read_file(where, _key(settings, key))
+        elif _on_topic(settings, at):
+            found = read(_from_topic(given.kafka), _key(settings, key))
     except (AnchorFailed, NoSecret, BadKey) as error:
         fail(str(error), STATE)
     with reading(settings, file) as book:
@@ -92,22 +106,74 @@ def export(path: ConfigOption = None, file: LedgerOption = None) -> None:
 
 
 @ledger.command()
-def anchor(path: ConfigOption = None, file: LedgerOption = None, anchors: AnchorOption = None, key: KeyOption = None) -> None:
-    """Add an anchor of the present head to the file of anchors; the key must be one that signs."""
-    settings = config(path).respond.ledger
-    where = anchors or (Path(settings.anchor_file) if settings.anchor_file else None)
-    if where is None:
-        fail("--anchors, or respond.ledger.anchor_file: expected a file", MISTAKE)
+def anchor(
+    path: ConfigOption = None, file: LedgerOption = None, anchors: AnchorOption = None, at: PlaceOption = "", key: KeyOption = None
+) -> None:
+    """Add an anchor of the present head, in the file or on the topic; the key must be one that signs."""
+    given = config(path)
+    settings = given.respond.ledger
+    where = _file(settings, anchors, at)
+    if where is None and not _on_topic(settings, at):
+        fail("--anchors, --anchor kafka, or respond.ledger.anchor_file: expected a place for anchors", MISTAKE)
     try:
         signs = _key(settings, key)
-        last = where.read_bytes().splitlines()[-1] if where.exists() and read_file(where, signs) else b""
         with reading(settings, file) as book:
-            done = Anchorer(book, signs, to_file(where), last).tick(int(time.time() * SECOND), at_once=True)
+            if where is None:
+                done = reached(_anchored(given.kafka, book, signs))
+            else:
+                last = where.read_bytes().splitlines()[-1] if where.exists() and read_file(where, signs) else b""
+                done = Anchorer(book, signs, to_file(where), last).tick(int(time.time() * SECOND), at_once=True)
             typer.echo(f"anchored row {book.head[0]}" if done else "nothing new to anchor")
     except (AnchorFailed, NoSecret, BadKey) as error:
         fail(str(error), STATE)
     except OSError as error:
         fail(f"{where}: {error.strerror}", UNREADABLE)
+
+
+def _file(settings: LedgerSettings, anchors: Path | None, at: str) -> Path | None:
+    if at not in ("", "kafka") or (at and anchors):
+        fail(f"--anchor: expected kafka, without --anchors; got {at!r}", MISTAKE)
+    return None if at else anchors or (Path(settings.anchor_file) if settings.anchor_file else None)
+
+
+def _on_topic(settings: LedgerSettings, at: str) -> bool:
+    return at == "kafka" or settings.anchor_topic
+
+
+def _from_topic(kafka: Kafka) -> list[bytes]:
+    # The broker's client takes a while to import.
+    from detector.anchorage import anchors_on
+
+    async def lines() -> list[bytes]:
+        await connected(kafka, complain)
+        return await anchors_on(kafka)
+
+    return reached(lines())
+
+
+async def _anchored(kafka: Kafka, book: Ledger, signs: Key) -> bool:
+    from detector.anchorage import Anchorage
+
+    await connected(kafka, complain)
+    anchorage = Anchorage(kafka, complain)
+    lines = await anchorage.start()
+    try:
+        read(lines, signs)
+        return Anchorer(book, signs, anchorage.keep, lines[-1] if lines else b"").tick(int(time.time() * SECOND), at_once=True)
+    finally:
+        await anchorage.stop()
+        if anchorage.waiting:
+            raise AnchorFailed("the broker has not taken the anchor")
+
+
+def reached(work: Coroutine[Any, Any, _Found]) -> _Found:
+    """Run what needs the broker; one that cannot be reached ends the command."""
+    from aiokafka.errors import KafkaError as BrokerError
+
+    try:
+        return asyncio.run(work)
+    except (KafkaError, BrokerError, TimeoutError) as error:
+        fail(str(error) or type(error).__name__, BROKER)
 
 
 def _key(settings: LedgerSettings, path: Path | None) -> Key:

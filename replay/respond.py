@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import signal
+import logging
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 import typer
 
+from connectors.kafka import KafkaError
 from connectors.secret import NoSecret
-from connectors.signing import BadKey, Key
+from connectors.signing import BadKey
 from detector import adapters
-from detector.anchor import Anchorer, AnchorFailed, read_file, to_file
+from detector.anchor import Anchorer, AnchorFailed
 from detector.config import ConfigError, read
-from detector.feeds import Feed, alerts_in, decisions_in
 from detector.kernel import Outside
 from detector.ledger import Ledger, LedgerFailed
-from detector.policy import LedgerSettings, Respond
+from detector.policy import Respond
 from detector.respond import Responder
-from detector.responder import Clock, News, Service, Switch, serve
-from replay.exits import MISTAKE, STATE, UNREADABLE, config, errors, fail
+from detector.responder import Clock, News, Service, Switch
+from replay.exits import BROKER, INTERRUPTED, MISTAKE, STATE, UNREADABLE, complain, config, fail
 from replay.ledger import opened
 from replay.screen import printable
+from replay.worker import log_to_stderr
+
+log = logging.getLogger("tocsin.respond")
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="TOML file laid over the default configuration.")]
 LedgerOption = Annotated[Path | None, typer.Option("--ledger", help="SQLite file of the ledger, instead of the configured one.")]
@@ -38,80 +42,61 @@ def hook(app: typer.Typer) -> None:
 
 
 def respond(
-    alerts: Annotated[Path, typer.Argument(help="Findings of ours, one a line, as replay --alerts and the workers write them.")],
+    alerts: Annotated[
+        Path | None,
+        typer.Argument(help="Findings, one a line, as replay --alerts writes them; the topic of alerts if not given."),
+    ] = None,
     path: ConfigOption = None,
     ledger: LedgerOption = None,
     follow: Annotated[bool, typer.Option("--follow", help="Wait for more, like tail -f; take back what is due.")] = False,
     replay: Annotated[
         bool, typer.Option("--replay", help="The alerts are of a replay: observe only, whatever the policy says.")
     ] = False,
+    listen: Annotated[str, typer.Option(help="Where /metrics, /healthz and /readyz are (127.0.0.1:9464); none if empty.")] = "",
     json_: Annotated[bool, typer.Option("--json", help="What was done as JSON, one line each.")] = False,
 ) -> None:
     """Act on alerts by policy: decide, ask, contain, verify, take back. Every step is in the ledger first."""
-    settings = config(path).respond
-    if not follow and not alerts.is_file():
+    given = config(path)
+    settings = given.respond
+    if alerts is not None and not follow and not alerts.is_file():
         fail(f"{alerts}: no such file", UNREADABLE)
+    # The broker's client takes a while to import, and of the commands here only this one may need it.
+    from detector.duty import Post, stand
+
+    if alerts is None:
+        log_to_stderr("respond")
     try:
         with opened(settings.ledger, ledger, create=True) as book:
-            service = service_of(settings, book, replay=replay)
-            try:
-                asyncio.run(_run(service, feeds_of(settings, alerts, follow), _teller(json_), _reader(service, path)))
-            finally:
-                service.finish()
+            post = Post(
+                settings,
+                given.kafka,
+                book,
+                alerts,
+                follow or alerts is None,
+                listen,
+                metadata.version("tocsin"),
+                lambda anchorer: service_of(settings, book, anchorer, replay=replay),
+            )
+            asyncio.run(stand(post, _teller(json_, complain if alerts else log.warning), lambda service: _reader(service, path)))
     except (LedgerFailed, AnchorFailed, NoSecret, BadKey) as error:
         fail(str(error), STATE)
+    except KafkaError as error:
+        fail(str(error), BROKER)
     except ValueError as error:
         fail(str(error), MISTAKE)
     except OSError as error:
         fail(f"{error.filename or alerts}: {error.strerror or error}", UNREADABLE)
     except KeyboardInterrupt:
-        fail("interrupted; what is unfinished is in the ledger and goes on with the next start", 130)
+        fail("interrupted; what is unfinished is in the ledger and goes on with the next start", INTERRUPTED)
 
 
-def service_of(settings: Respond, book: Ledger, *, replay: bool = False) -> Service:
-    """A responder over a ledger, ready to be served. Raises ValueError, LedgerFailed, AnchorFailed, NoSecret, BadKey."""
-    anchorer = anchorer_of(settings.ledger, book)
+def service_of(settings: Respond, book: Ledger, anchorer: Anchorer | None = None, *, replay: bool = False) -> Service:
+    """A responder over a ledger, ready to be served. Raises ValueError, LedgerFailed."""
     clock, switch = Clock(book.history.now), Switch(settings.kill_switch_file)
     made = adapters.build(settings.adapters)
     # A rule may name a verb whose adapter is not set up: it is decided on, and fails with that reason where it would be carried out.
     responder = Responder(settings, made, book, adapters.verbs(made), clock=clock, outside=lambda: Outside(switch(), replay))
     return Service(responder, clock, switch, replay=replay, anchorer=anchorer)
-
-
-def anchorer_of(settings: LedgerSettings, book: Ledger) -> Anchorer | None:
-    """What anchors a ledger, after the anchors there are have been compared with it. Raises LedgerFailed where they do not fit."""
-    if not settings.anchor_file:
-        return None
-    if settings.anchor_key is None:
-        raise BadKey("respond.ledger.anchor_key: expected a table with 'file' or 'env', as there is an anchor_file")
-    key, path = Key(settings.anchor_key.read()), Path(settings.anchor_file)
-    found = read_file(path, key) if path.exists() else []
-    if not found and book.head[0]:
-        raise LedgerFailed(f"{path} holds no anchor of a ledger of {book.head[0]} rows; make one with: tocsin ledger anchor")
-    broken = book.verify_chain(*((each.seq, each.hash) for each in found))
-    if broken is not None:
-        raise LedgerFailed(f"the ledger does not verify against {path}: {broken.reason}")
-    last = path.read_bytes().splitlines()[-1] if found else b""
-    return Anchorer(book, key, to_file(path), last, rows=settings.anchor_rows, seconds=settings.anchor_seconds)
-
-
-def feeds_of(settings: Respond, alerts: Path, follow: bool) -> list[Feed]:
-    """The file of alerts, and the folder of decisions where there is one."""
-    feeds = [alerts_in(alerts, follow=follow)]
-    if settings.decisions:
-        feeds.insert(0, decisions_in(Path(settings.decisions), follow=follow))
-    return feeds
-
-
-async def _run(service: Service, feeds: list[Feed], tell: Callable[[list[News]], None], changed: Callable[[], list[News]]) -> None:
-    """Serve until the feeds end; SIGTERM ends it between two deliveries, like an interrupt."""
-    task = asyncio.current_task()
-    assert task is not None  # noqa: S101  a coroutine that runs has one
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    try:
-        await serve(service, feeds, tell, changed)
-    except asyncio.CancelledError:
-        return
 
 
 def _reader(service: Service, path: Path | None) -> Callable[[], list[News]]:
@@ -139,11 +124,11 @@ def _changed(path: Path | None) -> tuple[int, int]:
     return (about.st_mtime_ns, about.st_ino) if about else (0, 0)
 
 
-def _teller(json_: bool) -> Callable[[list[News]], None]:
+def _teller(json_: bool, say: Callable[[str], object]) -> Callable[[list[News]], None]:
     def tell(news: list[News]) -> None:
         for each in news:
             if each.outcome is None:
-                errors.print(f"tocsin: {printable(each.text)}")
+                say(each.text)
             elif json_:
                 sys.stdout.write(msgspec.json.encode(each.outcome).decode() + "\n")
             else:

@@ -112,7 +112,8 @@ def test_every_topic_is_planned_once_and_only_state_bindings_and_control_are_com
     assert list(plan) == names.all()
     compacted = {name for name, topic in plan.items() if topic.exact["cleanup.policy"] == "compact"}
     assert compacted == {names.bindings, names.control, *(names.state(stage) for stage in STAGES)}
-    alone = {names.bindings, names.control, names.budget, names.status, names.decisions, names.state("budget"), names.state("watch")}
+    alone = {names.bindings, names.control, names.budget, names.status, names.decisions, names.ledger}
+    alone |= {names.state("budget"), names.state("watch")}
     assert {name: topic.partitions for name, topic in plan.items()} == {name: 1 if name in alone else 7 for name in plan}
     assert {topic.at_least["min.insync.replicas"] for topic in plan.values()} == {2}
     assert all("retention.ms" not in topic.settings() for name, topic in plan.items() if name in compacted)

@@ -306,5 +306,5 @@ def test_the_documentation_lists_the_topics_as_they_are_made() -> None:
 
 def _kept(at_least: dict[str, int]) -> str:
     if "retention.ms" in at_least:
-        return f"{at_least['retention.ms'] // HOUR} h"
+        return f"{at_least['retention.ms'] // HOUR} h" if at_least["retention.ms"] >= 0 else "for ever"
     return f"every version for {at_least['min.compaction.lag.ms'] // HOUR} h" if "min.compaction.lag.ms" in at_least else ""

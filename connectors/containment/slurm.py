@@ -1,7 +1,10 @@
 """Slurm, through slurmrestd: a job requeued and held, held, or cancelled; a node drained; a user's jobs limited.
 
 Jobs are ``job:slurm/<cluster>/<number>`` as the source of job records spells them. Our mark is the job's administrator's comment, the
-node's reason, the association's comment. Recorded on Slurm 26.05.5, but for the requeue, which is what its reference says of v0.0.45.
+node's reason, the association's comment.
+
+The stand-in answers a hold, a cancel, a drain, a limit and their errors as Slurm 26.05.5 did; the requeue, and reading a job, a node or
+an association back, as the reference of v0.0.45 describes them.
 """
 
 from __future__ import annotations
