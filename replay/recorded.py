@@ -54,7 +54,7 @@ class RawLog:
     def __init__(self, folder: Path, entries: list[LogEntry], names: Names, batch_records: int) -> None:
         first = entries[0]
         #: What alerts call it, and what it was read as.
-        self.path = f"{first.topic}:{first.partition}"
+        self.path = f"{first.topic}-{first.partition}"
         self.source = first.source
         self.total_bytes = sum(entry.bytes for entry in entries)
         self.bytes_read = 0

@@ -80,7 +80,10 @@ class Feed(threading.Thread):
             # As many as fall due every 20 ms.
             turn = max(int(self.rate / 50), 1)
             for record in self.records:
-                batches[self.sent % self.partitions].append(key=None, value=record, timestamp=None)
+                if batches[self.sent % self.partitions].append(key=None, value=record, timestamp=None) is None:
+                    # Full before its turn.
+                    await self._send(producer, batches)
+                    batches[self.sent % self.partitions].append(key=None, value=record, timestamp=None)
                 self.sent += 1
                 if self.sent % turn == 0:
                     await self._send(producer, batches)
