@@ -19,7 +19,11 @@ import yaml
 
 from connectors.kafka import Kafka, KafkaError, client
 from detector.config import parse
+from detector.policy import Respond
 from detector.process import AGAIN, BROKER, MISTAKE, REFUSED
+from detector.respond import observer
+from detector.responder import Service, Switch
+from detector.vitals import Vitals
 from tests.checkout import ROOT, code_blocks
 from tests.test_readme import wrong_command
 
@@ -29,8 +33,6 @@ STAGES = ("ingest", "actor", "object", "fuse", "budget", "watch")
 #: Services of ours, and those of others.
 OURS = {*STAGES, "topics", "respond", "replay"}
 THEIRS = {"kafka", "prometheus"}
-#: Commands that another issue brings, with that issue. One that is there by now must leave this list.
-LATER = {"respond": "issue 6"}
 
 
 def compose() -> dict[str, Any]:
@@ -69,10 +71,6 @@ def command_of(name: str, service: dict[str, Any]) -> str:
     """The command line of one of our services."""
     words = service["command"]
     return words[0].removeprefix("exec ") if name == "replay" else shlex.join(["tocsin", *words])
-
-
-def later(line: str) -> bool:
-    return shlex.split(line)[1] in LATER
 
 
 def test_the_compose_file_keeps_to_the_specification() -> None:
@@ -143,9 +141,7 @@ def test_the_replay_reaches_nothing_and_cannot_write_to_the_traces() -> None:
 
 @pytest.mark.parametrize("name", sorted(OURS))
 def test_every_command_of_the_compose_file_parses(name: str) -> None:
-    line = command_of(name, compose()["services"][name])
-    if not later(line):
-        assert wrong_command(line) == ""
+    assert wrong_command(command_of(name, compose()["services"][name])) == ""
 
 
 def test_each_stage_is_run_once_under_a_name_that_stays_and_waits_for_its_topics() -> None:
@@ -179,7 +175,7 @@ def test_what_the_compose_file_mounts_is_there_and_can_be_used() -> None:
     assert len(config.kafka.raw) >= 3
 
 
-def test_prometheus_asks_every_worker_at_the_address_it_listens_on() -> None:
+def test_prometheus_asks_every_process_at_the_address_it_listens_on() -> None:
     jobs = {job["job_name"]: job for job in yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text())["scrape_configs"]}
     asked = jobs["tocsin"]["static_configs"][0]["targets"]
     listening = [
@@ -188,7 +184,14 @@ def test_prometheus_asks_every_worker_at_the_address_it_listens_on() -> None:
         if "--listen" in service.get("command", [])
     ]
     assert sorted(asked) == sorted(listening)
-    assert {target.partition(":")[0] for target in asked} == set(STAGES)
+    assert {target.partition(":")[0] for target in asked} == {*STAGES, "respond"}
+
+
+def responding() -> str:
+    """The page of a responder."""
+    vitals = Vitals("0.1.0", lambda: 3, lambda: 1.0)
+    vitals.service = Service(observer(Respond()), lambda: 0, Switch(""))
+    return vitals.render()[0].decode()
 
 
 def rules() -> list[dict[str, Any]]:
@@ -200,7 +203,7 @@ def rules() -> list[dict[str, Any]]:
 def test_every_metric_in_the_alert_rules_is_one_that_a_process_counts() -> None:
     from tests.test_health import filled
 
-    text = filled().render()[0].decode()
+    text = filled().render()[0].decode() + responding()
     counted = set(re.findall(r"^(tocsin_\w+)", text, re.MULTILINE))
     for rule in rules():
         named = set(re.findall(r"\btocsin_\w+", rule["expr"]))
@@ -212,7 +215,7 @@ def test_every_alert_rule_every_metric_and_every_blind_spot_is_in_the_runbook() 
     from tests.test_health import filled
 
     page = (ROOT / "docs" / "kafka.md").read_text(encoding="utf-8")
-    kinds = re.findall(r"^# TYPE (tocsin_\w+) ", filled().render()[0].decode(), re.MULTILINE)
+    kinds = re.findall(r"^# TYPE (tocsin_\w+) ", filled().render()[0].decode() + responding(), re.MULTILINE)
     source = (ROOT / "detector" / "blindspots.py").read_text() + (ROOT / "detector" / "watch.py").read_text()
     causes = set(re.findall(r"f\"(?:\{ABOUT\})?(process|repeats|lag|source|rejects|canary|newcomers|allow-list)/\{", source))
     assert len(causes) == 8
@@ -228,7 +231,7 @@ def test_every_command_of_ours_in_the_page_on_kafka_parses() -> None:
     ours = [line.replace("/opt/tocsin/bin/tocsin", "tocsin").removeprefix("sudo ") for line in lines if "tocsin " in line]
     ours = [line for line in ours if line.startswith("tocsin ")]
     assert len(ours) > 5
-    wrong = {line: wrong_command(line) for line in ours if not later(line)}
+    wrong = {line: wrong_command(line) for line in ours}
     assert {line: why for line, why in wrong.items() if why} == {}
 
 
@@ -237,10 +240,6 @@ def test_the_settings_shown_on_the_page_on_kafka_are_good() -> None:
     assert shown
     for text in shown:
         parse(text)
-
-
-def test_a_command_that_came_is_no_longer_awaited() -> None:
-    assert [name for name in LATER if not wrong_command(f"tocsin {name} --help")] == []
 
 
 def unit(path: Path) -> dict[str, list[str]]:
@@ -280,8 +279,7 @@ def test_the_command_of_a_unit_parses(path: Path) -> None:
     line = (
         unit(path)["ExecStart"][0].replace("/opt/tocsin/bin/", "").replace("%i", "actor").replace("${TOCSIN_LISTEN}", "127.0.0.1:9464")
     )
-    if not later(line):
-        assert wrong_command(line.replace("%H-%p", "host-tocsin")) == ""
+    assert wrong_command(line.replace("%H-%p", "host-tocsin")) == ""
 
 
 @pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)
