@@ -101,3 +101,5 @@ class Alert(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     evidence: list[Evidence]
     #: Few days or events of history behind this judgement.
     probation: bool
+    #: Records that were played back from a recording into the raw topics had a part in it: it is never acted upon.
+    replayed: bool = False

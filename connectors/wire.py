@@ -27,6 +27,11 @@ WIRE_VERSION = 1
 #: Header of every message of ours, with ``<what>/<version>`` as its value.
 HEADER = "tocsin"
 
+#: Header of a raw record that was played back from a recording, and of every alert that such records had a part in.
+REPLAYED = "tocsin.replay"
+#: Ends the name of a log's played-back records: in marks they are a log of their own, so that every row says which kind it is.
+_PLAYED_BACK = "~replay"
+
 _META = b"tocsin.wire"
 #: Columns of numbers, with their types, little-endian; and those besides the actor that hold texts.
 _PLAIN = {each.name: f"<{np.dtype(each.type.to_pandas_dtype()).str[1:]}" for each in SCHEMA if pa.types.is_primitive(each.type)} | {
@@ -93,6 +98,20 @@ def log_name(topic: str, partition: int, uuid: str) -> str:
     ('zeek.conn-3@p2Vx', 'zeek.conn-3')
     """
     return f"{topic}-{partition}@{uuid}"
+
+
+def replayed(log: str) -> str:
+    """What the played-back records of a raw log are called in marks.
+
+    >>> is_replayed(replayed("zeek.conn-3@p2Vx")), is_replayed("zeek.conn-3@p2Vx"), title(replayed("zeek.conn-3@p2Vx"))
+    (True, False, 'zeek.conn-3')
+    """
+    return log + _PLAYED_BACK
+
+
+def is_replayed(log: str) -> bool:
+    """Whether a raw log's name stands for records that were played back. No topic id has this character."""
+    return log.endswith(_PLAYED_BACK)
 
 
 def title(log: str) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 
 from connectors.deadletter import encode
@@ -22,7 +23,7 @@ from connectors.names import Names
 from connectors.sources import Source, available
 from connectors.sources.table import Table, read_mapping
 from connectors.status import Canary, Lag, Message, SourceStatus
-from connectors.wire import Control, Tick, encode_control, encode_tick
+from connectors.wire import Control, Tick, encode_control, encode_tick, replayed
 from detector.agreed import Agreed, Mark, Said
 from detector.follow import following, to_the_end
 from detector.ingest import restart
@@ -264,6 +265,9 @@ class Collector(ConsumerRebalanceListener):  # type: ignore[misc]
             if len(taken.block):
                 taken.block.partition[:] = len(self._logs)
                 self._logs.append(lane.name)
+                if taken.replayed:
+                    taken.block.partition[np.isin(taken.block.record, taken.replayed)] = len(self._logs)
+                    self._logs.append(replayed(lane.name))
                 blocks.append(taken.block)
                 arrived = min(arrived or taken.arrived, taken.arrived)
                 self._see(int(taken.block.time.max()))

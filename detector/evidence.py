@@ -48,6 +48,8 @@ class Piece(msgspec.Struct):
     #: The announced change it falls into, "" = none; what of its signals has moved for everyone of late.
     change: str = ""
     moved: list[str] = []
+    #: Its record was played back from a recording.
+    replayed: bool = False
     events: int = 1
     #: When its cell was last strengthened, and when it began.
     at: float = 0.0

@@ -327,6 +327,8 @@ class Fusion:
         """Let a piece of evidence change an alert. Returns whether there is news: a signal, a stream, an action, a higher severity
         or a much higher score."""
         alert = held.alert
+        # For good: nobody can tell any more what it would be without that piece.
+        alert.replayed |= piece.replayed
         before = (alert.severity, len(alert.signals), len(alert.streams), len(alert.actions))
         alert.evidence_now = trail.nats
         alert.evidence_peak = max(alert.evidence_peak, trail.nats)

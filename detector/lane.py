@@ -10,12 +10,13 @@ import numpy as np
 from connectors.deadletter import LETTER_BYTES, DeadLetter, retried_from
 from connectors.event import MINUTE, Block, Reject
 from connectors.sources import Source
-from connectors.wire import log_name
+from connectors.wire import REPLAYED, log_name
 from detector.agreed import VERSION, Said, Sight
 
 
 class Taken(NamedTuple):
-    """What came of a batch of records. ``arrived``: when the first of them did, microseconds."""
+    """What came of a batch of records. ``arrived``: when the first of them did, microseconds. ``replayed``: offsets of those that were
+    played back from a recording."""
 
     block: Block
     letters: list[DeadLetter]
@@ -23,6 +24,7 @@ class Taken(NamedTuple):
     skipped: dict[str, int]
     arrived: int
     good: int
+    replayed: list[int]
 
 
 @dataclass
@@ -90,7 +92,8 @@ def decoded(lane: Lane, messages: list[Any], ahead_minutes: float) -> Taken:
     lane.last_arrival = int(arrivals[-1])
     if len(block):
         lane.last_event = max(lane.last_event, int(block.time.max()))
-    return Taken(block, letters, said, whole.skipped, int(arrivals.min()), len(records) - len(letters))
+    played = [message.offset for message in messages if message.headers and any(name == REPLAYED for name, _ in message.headers)]
+    return Taken(block, letters, said, whole.skipped, int(arrivals.min()), len(records) - len(letters), played)
 
 
 def _ahead(block: Block, arrivals: np.ndarray, minutes: float) -> dict[int, str]:

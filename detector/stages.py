@@ -16,7 +16,7 @@ import numpy as np
 from connectors.alert import Alert
 from connectors.event import Block
 from connectors.names import stable_hash
-from connectors.wire import Packet, Tick, WireError
+from connectors.wire import Packet, Tick, WireError, is_replayed, title
 from detector.config import Config
 from detector.evidence import Item, items_of
 from detector.fuse import Fuse, Fusion
@@ -130,10 +130,11 @@ class ObjectStage(Stage):
     def _judge(self, packet: Packet) -> list[tuple[Line, list[Item]]]:
         block, side = self._fresh(packet)
         self.rows += len(block)
-        paths = tuple(log.rpartition("@")[0] for log in packet.logs)
         items: list[tuple[Line, list[Item]]] = []
         for found in self.visit.visit(block, side):
-            told, self.clocks[found.line] = items_of(found, self.clocks[found.line], paths)
+            told, self.clocks[found.line] = items_of(found, self.clocks[found.line], packet.logs)
+            for piece in (item.piece for item in told if item.piece is not None):
+                piece.replayed, piece.partition = is_replayed(piece.partition), title(piece.partition)
             items.append((found.line, told))
         return items
 

@@ -19,7 +19,7 @@ from connectors import ocsf
 from connectors.alert import Alert
 from connectors.deadletter import LETTER_SCHEMA, DeadLetter, encode
 from connectors.status import Canary, Lag, Message, Newcomers
-from connectors.wire import WireError
+from connectors.wire import REPLAYED, WireError
 from detector.engine import app_of
 from detector.part import Part, opened
 from detector.process import AGAIN, REFUSED, Beat, Halt, Process
@@ -200,7 +200,8 @@ class Worker:
     def _alert(self, alert: Alert) -> None:
         value = ocsf.encode(alert, self.process.version)
         self.metrics.alerts.labels("notice" if alert.notice else alert.line, alert.activity).inc()
-        self.process.out.put(Letter(self.process.topics.alerts, None, alert.uid.encode(), value, SCHEMAS["alerts"]))
+        more = ((REPLAYED, b"1"),) if alert.replayed else ()
+        self.process.out.put(Letter(self.process.topics.alerts, None, alert.uid.encode(), value, SCHEMAS["alerts"], more))
 
     def _flush_soon(self) -> None:
         """Empty the router: at once if it has not been for a while, else when the linger is over, so that rows leave together."""

@@ -7,7 +7,7 @@ import pytest
 from connectors import ocsf
 from connectors.event import block_of
 from connectors.names import Names
-from connectors.wire import Tick, WireError, encode_tick
+from connectors.wire import Tick, WireError, encode_tick, replayed
 from detector.config import Config, parse
 from detector.pipeline import Cores
 from detector.snapshot import digest
@@ -134,3 +134,26 @@ def test_a_suppressed_identity_opens_no_alert_until_its_time_is_over() -> None:
     assert someone not in {ocsf.alert_of(each).blamed for each in embedded(block, parse("budget.alerts_per_day = 2000\n" + text))}
     over = text.replace("2024-06-01", "2023-06-01")
     assert someone in {ocsf.alert_of(each).blamed for each in embedded(block, parse("budget.alerts_per_day = 2000\n" + over))}
+
+
+def test_an_alert_that_played_back_records_had_a_part_in_says_so_and_no_other_does() -> None:
+    live, played, both = Logs(config(), 1), Logs(config(), 1), Logs(config(), 1)
+    parts = list(whole_records(log(3000), 130))
+    for number, part in enumerate(parts):
+        live.ingest(part.take(slice(None)))
+        played.ingest(part.take(slice(None)), replayed("raw-0@id"))
+        both.ingest(part, "raw-0@id" if number < len(parts) // 2 else replayed("raw-0@id"))
+    for logs in (live, played, both):
+        logs.drain()
+    told = {name: [ocsf.alert_of(each) for each in logs.told()] for name, logs in (("live", live), ("played", played), ("both", both))}
+    assert {alert.replayed for alert in told["live"]} == {False}
+    assert {alert.replayed for alert in told["played"]} == {True}
+    assert {alert.replayed for alert in told["both"]} == {False, True}
+    seen: dict[str, bool] = {}
+    for alert in sorted(told["both"], key=lambda each: each.revision):
+        assert alert.replayed or not seen.get(alert.uid), "once played back, an alert stays so"
+        seen[alert.uid] = alert.replayed
+    # In everything else it is the same detector.
+    for alert in told["played"]:
+        alert.replayed = False
+    assert told["played"] == told["live"]
