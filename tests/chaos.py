@@ -16,13 +16,14 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from connectors.cluster import create, places
 from connectors.topics import Topics
 from detector.config import Config, read
 from detector.process import AGAIN
+from tests.traffic import Feed, flows
 
 #: Seconds until a process is up and has opened its partitions: two on an idle machine, many times that on a busy one.
 UP = 90.0
@@ -37,6 +38,11 @@ def until(true: Callable[[], object], what: str, seconds: float = UP, every: flo
     while not true():
         assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
         time.sleep(every)
+
+
+def say(text: str) -> None:
+    """A figure for whoever reads the output of a test."""
+    sys.stdout.write(text + "\n")
 
 
 class Member:
@@ -94,6 +100,11 @@ class Member:
     def kill(self) -> None:
         """Kill -9."""
         self.signal(signal.SIGKILL)
+
+    def again(self) -> None:
+        """Start a process that has ended, as an operator would."""
+        self.begin()
+        self.wanted = True
 
     def ended(self, seconds: float = UP) -> int:
         """Wait for the end of the process. Returns its exit code."""
@@ -163,6 +174,10 @@ class Site:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Kill what still runs."""
         self._end.set()
         self._supervisor.join()
         for member in self.members.values():
@@ -192,12 +207,27 @@ class Site:
         """What an administrator of the broker does."""
         return self.run(self._admin(do))
 
+    def command(self, *words: str, code: int = 0) -> str:
+        """Run ``tocsin`` with the site's configuration to its end. Returns what it said."""
+        line = [sys.executable, "-m", "replay.cli", *words, "--config", str(self.path)]
+        done = subprocess.run(line, capture_output=True, text=True, timeout=UP, check=False, env=os.environ | self.environment)  # noqa: S603
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
     # Processes
 
     def start(self, name: str, *stages: str, instance: bool = True) -> Member:
         """Start a worker, and start it again whenever it is killed or asks for it."""
         member = self.members[name] = Member(self, name, stages or STAGES, instance=instance)
         return member
+
+    def separate(self, *, instance: bool = True) -> None:
+        """Start one process for each stage, the judges and their budget in one, and let the first records go all the way."""
+        for name in ("ingest", "actor", "object"):
+            self.start(name, name, instance=instance)
+        self.start("judges", "fuse", "budget", instance=instance)
+        self.ready()
+        self.warm()
 
     def _supervise(self) -> None:
         while not self._end.wait(0.05):
@@ -218,6 +248,12 @@ class Site:
         wanted = many or sum(of.get(stage, self.config.kafka.partitions) for stage in stages)
         until(lambda: sum(member.opened() for member in self.members.values()) >= wanted, f"{wanted} partitions open")
 
+    def warm(self, many: int = 2_000) -> None:
+        """Let some records go all the way, so that everything is loaded and compiled before what is measured begins."""
+        for topic, (_, partitions) in self.raw.items():
+            Feed(self.bootstrap, topic, flows(many, seed=99, days=1.0), many, partitions).done()
+        until(self.at_the_end, "the first records have gone all the way", 240.0, 0.5)
+
     def kills(self, many: int, seed: int, seconds: tuple[float, float] = (0.1, 2.0)) -> dict[str, int]:
         """Kill members that are at work at random moments, drawn with ``seed``. Returns how often each was."""
         draw = random.Random(seed)
@@ -231,6 +267,24 @@ class Site:
             member.kill()
             killed[member.name] = killed.get(member.name, 0) + 1
         return killed
+
+    def feed(self, many: int, rate: float, seed: int = 0) -> Feed:
+        """Produce flows to the first raw topic."""
+        topic, (_, partitions) = next(iter(self.raw.items()))
+        return Feed(self.bootstrap, topic, flows(many, seed), rate, partitions)
+
+    def send(self, topic: str, partition: int, value: bytes) -> int:
+        """Write one message. Returns its offset."""
+
+        async def sent() -> int:
+            producer = AIOKafkaProducer(bootstrap_servers=self.bootstrap)
+            await producer.start()
+            try:
+                return int((await producer.send_and_wait(topic, value, partition=partition)).offset)
+            finally:
+                await producer.stop()
+
+        return int(self.run(sent()))
 
     # What is there
 
@@ -261,8 +315,9 @@ class Site:
 
     # The end
 
-    def at_the_end(self, *stages: str) -> bool:
-        """Whether these stages have checkpoints at the end of everything they read."""
+    def at_the_end(self, *named: str) -> bool:
+        """Whether these stages (all, if none is named) have checkpoints at the end of everything they read."""
+        stages = named or STAGES
         before = [self.inputs(stage) for stage in stages]
         held = [self.committed(stage) for stage in stages]
         done = all(kept.get(place, -1) == end for ends, kept in zip(before, held, strict=True) for place, end in ends.items())
@@ -274,7 +329,7 @@ class Site:
         alone = [member for member in self.members.values() if member.wanted and member.stages == ("ingest",)]
         until(lambda: self.at_the_end("ingest"), "ingest has read everything", seconds, 0.5)
         longest = max(map(self.end, alone), default=0.0)
-        until(lambda: self.at_the_end(*STAGES), "every checkpoint stands at the end of its log", seconds, 0.5)
+        until(lambda: self.at_the_end(), "every checkpoint stands at the end of its log", seconds, 0.5)
         return max([longest, *(self.end(member) for member in self.members.values() if member.wanted)])
 
     def end(self, member: Member) -> float:

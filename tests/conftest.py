@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from tests.servers import postgres_url as postgres_url
 
 if TYPE_CHECKING:
     from tests.broker import Broker, Running
+    from tests.chaos import Site
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +30,21 @@ def broker() -> Iterator[Broker | Running]:
         absent(str(error))
     yield found
     found.close()
+
+
+@pytest.fixture
+def site(broker: Broker | Running, tmp_path: Path) -> Iterator[Callable[..., Site]]:
+    """Makes installations on the shared broker; what still runs at the test's end is killed."""
+    from tests.chaos import Site
+
+    made: list[Site] = []
+
+    def make(**given: Any) -> Site:
+        folder = tmp_path / str(len(made))
+        folder.mkdir()
+        made.append(Site(broker.bootstrap, folder, **given))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
