@@ -24,7 +24,7 @@ from detector.checkpoint import StateError
 from detector.config import ConfigError, read
 from detector.ledger import LedgerFailed
 from detector.respond import observer
-from replay import approvals, control, dlq, inputs, kpi, ledger, policy, respond, screen, state
+from replay import approvals, control, dlq, inputs, kpi, ledger, policy, respond, screen, state, to_kafka
 from replay.accept import accept
 from replay.capture import record
 from replay.exits import BROKER, MISTAKE, NOTHING, STATE, TOPICS, UNREADABLE, errors
@@ -110,10 +110,18 @@ def replay_(
     ] = 4096,
     speed: Annotated[str, typer.Option(help="max, or so many times as fast as it was recorded: 1x, 60x.")] = "max",
     partitions: Annotated[int, typer.Option(min=1, max=1024, help="Lay the work out as over so many partitions.")] = 1,
+    to: Annotated[str, typer.Option(help="kafka: play a trace of raw records into the raw topics instead.")] = "",
+    rate: Annotated[str, typer.Option(help="To Kafka: recorded, max, or records a second.")] = "recorded",
+    shift: Annotated[str, typer.Option(help="To Kafka: now = move the records' times to today; none.")] = "now",
     json_: Annotated[bool, typer.Option("--json", help="The summary as JSON, as the last line.")] = False,
 ) -> None:
     """Replay recorded traces through the detector. Nothing is ever contained in a replay."""
     given = _config(config)
+    if to:
+        if to != "kafka" or source or mapping or alerts or state or deadletter or partitions != 1 or speed != "max" or json_:
+            _fail("--to: expected kafka, with --rate, --shift, --limit and --config and nothing else", MISTAKE)
+        to_kafka.run(paths, given, rate, shift, limit)
+        return
     if source is not None and source not in available():
         _fail(f"--source: expected one of {', '.join(available())}; got {source!r}", MISTAKE)
     try:

@@ -34,6 +34,11 @@ def _groups(path: Path, schema: pa.Schema) -> Iterator[pa.Table]:
                 raise TraceError(f"{path}: row group {group}: damaged: {error!s:.200}") from None
 
 
+def raw_tables(path: Path) -> Iterator[pa.Table]:
+    """The row groups of a file of raw records, as ``replay.shards.RAW_SCHEMA`` has them. Raises TraceError."""
+    return _groups(path, RAW_SCHEMA)
+
+
 def check(path: Path, found: pa.Schema, wanted: pa.Schema) -> None:
     """Raises TraceError where a file is not of our schema, or of a newer one."""
     (key, ours), *_ = wanted.metadata.items()

@@ -47,6 +47,9 @@ class Source(Protocol):
     feeds: ClassVar[frozenset[str]]
     #: What a user of this source must know that the records do not say (no reads, no bytes, ...).
     limits: ClassVar[str]
+    #: Where a record holds its times: path (``*`` = any key, a list is every item of it) -> units a second where it is a number; ISO
+    #: text says itself what it is. For playing records back at another time; empty = they cannot be.
+    times: ClassVar[dict[str, int]]
     #: One record as it comes off the wire, decodable, for docs and tests.
     example: ClassVar[str]
 

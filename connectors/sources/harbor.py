@@ -88,6 +88,7 @@ class Harbor:
         "no client address, no token, no sizes, and only what succeeded; a pull is one event for an artifact, whatever it weighs; "
         "times in whole seconds; whoever posts to the receiver is believed: it checks the auth header"
     )
+    times: ClassVar[dict[str, int]] = {"occur_at": 1, "time": 1}
     example: ClassVar[str] = (
         '{"type":"PULL_ARTIFACT","occur_at":1795214848,"operator":"robot$models+puller","event_data":{"resources":[{"digest":"sha256:9bdd",'
         '"tag":"v1","resource_url":"harbor.example/models/llama-ft:v1"}],"repository":{"date_created":1677053165,"name":"llama-ft",'

@@ -132,6 +132,7 @@ class KeycloakEvents:
         "address of the application's server where that asks for them; behind a proxy ipAddress is what the proxy says; the name of a "
         "login is the one that was typed, so a realm with login by e-mail names one user in two ways"
     )
+    times: ClassVar[dict[str, int]] = {"time": 1_000}
     example: ClassVar[str] = (
         '{"id":"00435000","time":1795214848306,"type":"LOGIN","realmId":"tocsin","clientId":"tocsin-lab","userId":"cdf56084-83c7-46fa",'
         '"sessionId":"c3be023a-8e3d","ipAddress":"10.20.0.7","error":null,"details":{"username":"alice","auth_method":"openid-connect",'

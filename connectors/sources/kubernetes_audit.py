@@ -99,6 +99,12 @@ class KubernetesAudit:
         "pods and pods/status at level RequestResponse, as are the pod's images; GPUs from level Request; no bytes; an EventList of "
         "over 1 MiB is refused: lower the webhook's batch size; the first of several sourceIPs is the client's word"
     )
+    times: ClassVar[dict[str, int]] = {
+        "stageTimestamp": 1,
+        "requestReceivedTimestamp": 1,
+        "items.stageTimestamp": 1,
+        "items.requestReceivedTimestamp": 1,
+    }
     example: ClassVar[str] = (
         '{"kind":"Event","apiVersion":"audit.k8s.io/v1","level":"Metadata","auditID":"f6217498","stage":"ResponseComplete","requestURI":'
         '"/api/v1/namespaces/team-a/secrets/model-registry-cred","verb":"get","user":{"username":"system:serviceaccount:team-a:trainer",'

@@ -62,6 +62,7 @@ class MlflowWebhook:
         "no actor, no client address and no reads: who reads a model shows only at an authenticating proxy or the artifact store; no "
         "deletion of models; lost when MLflow restarts; the signature is checked by the receiver, not here"
     )
+    times: ClassVar[dict[str, int]] = {"timestamp": 1}
     example: ClassVar[str] = (
         '{"headers":{"X-MLflow-Delivery-Id":"c3ee"},"body":"{\\"entity\\": \\"model_version\\", \\"action\\": \\"created\\", '
         '\\"timestamp\\": \\"2026-11-20T22:52:00.856952+00:00\\", \\"data\\": {\\"name\\": \\"llama-ft\\", \\"version\\": \\"1\\"}}"}'

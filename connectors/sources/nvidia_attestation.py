@@ -59,6 +59,7 @@ class NvidiaAttestation:
         "signature and nonce are the writer's to check; the claims name no node, so the writer must; times in whole seconds; a node "
         "that stops attesting shows only when work starts on it, and that only where a source of jobs names the node"
     )
+    times: ClassVar[dict[str, int]] = {"claims.iat": 1, "claims.nbf": 1, "claims.exp": 1}
     example: ClassVar[str] = (
         '{"node":"gpu-07","claims":{"sub":"NVIDIA-PLATFORM-ATTESTATION","x-nvidia-ver":"2.0","nbf":1795214848,"iss":'
         '"https://nras.attestation.nvidia.com","x-nvidia-overall-att-result":true,"submods":{"GPU-0":["DIGEST",["SHA-256","e8fd"]]},'

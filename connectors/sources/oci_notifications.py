@@ -83,6 +83,7 @@ class OciNotifications:
         "deleting a manifest with a tag gives two events; order is not kept; request.host and a forwarded request.addr are the "
         "client's word, and behind a proxy the address is the proxy's; no token is named"
     )
+    times: ClassVar[dict[str, int]] = {"timestamp": 1, "events.timestamp": 1}
     example: ClassVar[str] = (
         '{"events":[{"id":"b1","timestamp":"2026-11-20T22:47:28.306235198Z","action":"pull","target":{"mediaType":"application/octet-stream",'
         '"size":7000,"digest":"sha256:9bdd","length":7000,"repository":"models/llama-ft","url":"http://registry.example/v2/models/llama-ft/'

@@ -82,6 +82,7 @@ class SlurmJobcomp:
         "also for jobs without any; submissions, holds and changes are not reported; no client address; a resized job gives a record "
         "for each size; records can be lost on Kafka errors; array tasks have a job id each"
     )
+    times: ClassVar[dict[str, int]] = {"@start": 1, "@end": 1, "@submit": 1, "@eligible": 1}
     example: ClassVar[str] = (
         '{"jobid":8812,"sluid":"s7SXM7XJWKCK00","username":"alice","user_id":1000,"@start":"2026-11-20T22:57:58","@end":"2026-11-20T23:57:58",'
         '"elapsed":3600,"partition":"gpu","nodes":"gpu-07","exit_code":"0:0","state":"COMPLETED","@submit":"2026-11-20T22:50:00",'

@@ -96,6 +96,14 @@ class SuricataFlow:
         "a flow is seen when it ends or times out; actors are addresses; bytes are whole frames, so more than the payload "
         "other sensors count; flow_id is unique within one sensor process only"
     )
+    times: ClassVar[dict[str, int]] = {
+        "timestamp": 1,
+        "@timestamp": 1,
+        "flow.start": 1,
+        "flow.end": 1,
+        "event.start": 1,
+        "event.end": 1,
+    }
     example: ClassVar[str] = (
         '{"timestamp":"2026-11-20T22:50:00.010000+0000","flow_id":42951310067632,"event_type":"flow","src_ip":"10.20.0.15","src_port":41234,'
         '"dest_ip":"203.0.113.9","dest_port":443,"proto":"TCP","flow":{"pkts_toserver":45,"pkts_toclient":43,"bytes_toserver":58430,'

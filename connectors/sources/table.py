@@ -85,6 +85,7 @@ class Table:
     title: ClassVar[str] = "any CSV, Parquet or JSON-lines table, its columns named by a mapping file"
     feeds: ClassVar[frozenset[str]] = frozenset({"who-to-whom", "rate", "bytes", "outcome", "reads", "gpus", "attestation"})
     limits: ClassVar[str] = "feeds what the mapping names, and no bindings; never detected by its look: give --mapping FILE"
+    times: ClassVar[dict[str, int]] = {}
     example: ClassVar[str] = '{"ts":1767225600.5,"src":"10.0.0.1","dst":"10.0.0.2","sent":1200,"state":"done"}'
     #: The mapping ``example`` is read with.
     example_mapping: ClassVar[str] = (

@@ -143,6 +143,7 @@ class ZeekConn:
         "a connection is seen when it ends, so a transfer of hours is reported hours after it began; actors are addresses; "
         "bytes are payload by TCP sequence numbers and may be wrong for very large connections"
     )
+    times: ClassVar[dict[str, int]] = {"ts": 1, "*.ts": 1}
     example: ClassVar[str] = (
         '{"ts":1591367999.430166,"uid":"C5bLoe2Mvxqhawzqqd","id.orig_h":"192.168.4.76","id.orig_p":46378,"id.resp_h":"31.3.245.133",'
         '"id.resp_p":80,"proto":"tcp","service":"http","duration":0.254115,"orig_bytes":77,"resp_bytes":295,"conn_state":"SF",'
