@@ -97,14 +97,14 @@ class Station:
 
     def start(self, *more: str, crash: str = "", later: int = 0, wait: bool = True) -> None:
         """A life: it dies at ``crash``, and takes the present for so many seconds later. ``wait``: until it reads its topics."""
-        before = self.log.count("reads alert")
+        before = self.log.count(f"reads {self.topics.alerts}")
         target = f"http://127.0.0.1:{self.server.server_address[1]}"
         environment = os.environ | {TARGET: target, CRASH: crash, LATER: str(later)}
         command = [sys.executable, "-m", "tests.respond_stage", "respond", "--config", str(self.path), *more]
         with (self.folder / "out").open("ab") as out, (self.folder / "err").open("ab") as err:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment)  # noqa: S603
         if wait:
-            until(lambda: self.log.count("reads alert") > before or self.ended(), "it reads its topics")
+            until(lambda: self.log.count(f"reads {self.topics.alerts}") > before or self.ended(), "it reads its topics")
             assert not self.ended(), self.log[-2000:]
 
     def ended(self) -> bool:
