@@ -11,8 +11,6 @@ HOUR_MS = 3_600_000
 
 #: What the header ``tocsin`` of a message says it is, with its version: OCSF findings, people's decisions, heads of the ledger.
 ALERTS_SCHEMA, DECISIONS_SCHEMA, LEDGER_SCHEMA = "ocsf-2004/1", "decision/1", "anchor/1"
-#: Header of a message that comes of a replay of what was recorded: nothing is ever done because of it.
-REPLAYED = "tocsin.replay"
 #: The stages that keep state, each in a compacted topic of its own.
 STAGES = ("actor", "object", "fuse", "budget", "watch")
 

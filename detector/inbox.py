@@ -17,8 +17,8 @@ from aiokafka.errors import KafkaError as BrokerError
 
 from connectors.cluster import places
 from connectors.kafka import Kafka, KafkaError, client
-from connectors.topics import ALERTS_SCHEMA, DECISIONS_SCHEMA, REPLAYED, Topics
-from connectors.wire import HEADER
+from connectors.topics import ALERTS_SCHEMA, DECISIONS_SCHEMA, Topics
+from connectors.wire import HEADER, REPLAYED
 from detector.feeds import Delivery
 
 #: The broker answers a fetch at least twice a second, with nothing where there is nothing: silent for so long, it is away. In seconds.

@@ -98,7 +98,7 @@ class Service:
                 alert = alert_of(delivery.record)
             except NotAnAlert as error:
                 return [*news, self._refuse(delivery, str(error))]
-            replay = self._replay or delivery.replay
+            replay = self._replay or delivery.replay or alert.replayed
             if replay:
                 # It has the id of the alert that was raised when it was recorded: what is decided on one says nothing of the other.
                 alert = replace(alert, uid=f"replay/{alert.uid}")

@@ -18,7 +18,8 @@ from connectors.decision import encode, made
 from connectors.event import MINUTE, SECOND
 from connectors.kafka import Kafka
 from connectors.signing import Key
-from connectors.topics import DECISIONS_SCHEMA, LEDGER_SCHEMA, REPLAYED
+from connectors.topics import DECISIONS_SCHEMA, LEDGER_SCHEMA
+from connectors.wire import REPLAYED
 from detector.inbox import foreign
 from replay.cli import app
 from tests.broker import Broker, Running, own_broker
