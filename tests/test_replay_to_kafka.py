@@ -88,7 +88,7 @@ def test_a_recording_played_into_kafka_gives_alerts_that_say_so(broker: Broker |
     folder = tmp_path / "raw"
     with Recorder(folder, sources={"elsewhere": "zeek_conn"}) as recorder:
         for number, value in enumerate(flows(8_000, 3)):
-            recorder.put(RawRecord("elsewhere", 0, number, START * SECOND + number * 64 * SECOND, None, value))
+            recorder.put(RawRecord("elsewhere", 0, number, START * SECOND + number * 6 * 86_400 * SECOND // 8_000, None, value))
     with Site(broker.bootstrap, tmp_path, partitions=1) as site:
         site.start("all", *STAGES)
         site.ready()
