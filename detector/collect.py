@@ -31,7 +31,7 @@ from detector.lane import Counted, Lane, Taken, decoded
 from detector.process import REFUSED, Beat, Halt, Process
 from detector.router import by_actor
 from detector.sender import Letter
-from detector.takeover import AHEAD, agreed_to, heard, taken_over
+from detector.takeover import AHEAD, KNOWN, agreed_to, heard, taken_over
 
 log = logging.getLogger("tocsin.ingest")
 
@@ -61,6 +61,8 @@ class Collector(ConsumerRebalanceListener):  # type: ignore[misc]
         self._last_put = self._committed_at = self._proved_at = 0.0
         self._clock = self._clock_wall = 0
         self._control = Control()
+        #: The ids that raw topics had when they were first read.
+        self._known: dict[str, str] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = self._joined = False
 
@@ -76,7 +78,10 @@ class Collector(ConsumerRebalanceListener):  # type: ignore[misc]
             raise KafkaError("kafka.raw: names no topic, so there is nothing to read")
         self.agreed = await agreed_to(self.process, -1)
         for message in (await to_the_end(self.process.client, self.topics.control))[0]:
-            self._control = _control(message.value)
+            if message.key.startswith(KNOWN):
+                self._known[message.key.removeprefix(KNOWN).decode()] = message.value.decode()
+            else:
+                self._control = _control(message.value)
         self._tail = await following(self.process.client, {self.topics.bindings: self.agreed.read, self.topics.control: 0})
         self._consumer = AIOKafkaConsumer(
             group_id=f"{kafka.prefix}.ingest",
@@ -171,7 +176,7 @@ class Collector(ConsumerRebalanceListener):  # type: ignore[misc]
         async with self._lock:
             try:
                 ends = await self._consumer.end_offsets(assigned) if assigned else {}
-                for tp, (lane, mark) in (await taken_over(self.process, self.sources, ends, self.agreed)).items():
+                for tp, (lane, mark) in (await taken_over(self.process, self.sources, ends, self.agreed, self._known)).items():
                     self.lanes[tp] = lane
                     log.info(f"{tp.topic} {tp.partition}: open at {lane.position}")
                     if mark.clock > self._clock:
@@ -188,10 +193,10 @@ class Collector(ConsumerRebalanceListener):  # type: ignore[misc]
             for tp, messages in (await self._tail.getmany(timeout_ms=1_000)).items():
                 async with self._lock:
                     for message in messages:
-                        if tp.topic == self.topics.control:
-                            self._govern(_control(message.value))
-                        else:
+                        if tp.topic != self.topics.control:
                             self._hear(message.offset, heard(message.value))
+                        elif not message.key.startswith(KNOWN):
+                            self._govern(_control(message.value))
 
     def _hear(self, offset: int, said: Said) -> None:
         """What someone has said goes to what is shared, and to what lanes keep to that go on where another process was."""

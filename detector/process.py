@@ -17,10 +17,10 @@ from typing import Any, NamedTuple, Protocol
 
 from aiokafka.errors import KafkaError as BrokerError
 
-from connectors.cluster import topic_ids
+from connectors.cluster import places, topic_ids
 from connectors.kafka import Kafka, client, connected
 from connectors.status import STATUS_VERSION, Heartbeat, Lag, Message, encode
-from connectors.topics import Topics
+from connectors.topics import Topics, planned
 from detector.config import Config
 from detector.health import Health
 from detector.keeper import Fenced
@@ -31,8 +31,8 @@ from detector.watch import allowed
 log = logging.getLogger("tocsin")
 
 #: Exit codes: all is well; the configuration is wrong; the state or the log is refused, and to start again would not help; the broker
-#: cannot be had; someone else took over or a passing fault, start again.
-OK, MISTAKE, REFUSED, BROKER, AGAIN = 0, 2, 4, 6, 75
+#: cannot be had; topics are missing or have another number of partitions; someone else took over or a passing fault, start again.
+OK, MISTAKE, REFUSED, BROKER, TOPICS, AGAIN = 0, 2, 4, 6, 7, 75
 #: Seconds that a process has to drain and let go once it was asked to end: less than supervisors wait before they kill.
 DRAIN_SECONDS = 7.0
 LEAVE_SECONDS = 2.0
@@ -179,6 +179,7 @@ class Process:
             if self.health is not None:
                 await self.health.start()
             await connected(self.kafka, log.warning)
+            await self._look_at_topics()
             async with self._sending():
                 self.services = make(self)
                 return await self._serve()
@@ -188,6 +189,22 @@ class Process:
         except ValueError as error:
             log.error(str(error), extra={"exit": BROKER})
             return BROKER
+
+    async def _look_at_topics(self) -> None:
+        """Raises Halt where a topic that we need is not there, or is spread over more or fewer partitions than profiles are."""
+        found = await places(self.kafka, [*(topic.name for topic in planned(self.kafka)), *(raw.topic for raw in self.kafka.raw)])
+        missing = [topic.name for topic in planned(self.kafka) if topic.name not in found]
+        missing += [raw.topic for raw in self.kafka.raw if raw.topic not in found]
+        if missing:
+            raise Halt(TOPICS, f"{len(missing)} topics are missing ({', '.join(missing[:3])}...): make them with tocsin topics --raw")
+        for topic in planned(self.kafka):
+            there = found[topic.name].partitions
+            if there != topic.partitions:
+                raise Halt(
+                    TOPICS,
+                    f"{topic.name} has {there} partitions, the configuration says {topic.partitions}: profiles would be looked for in"
+                    " other partitions than they are in. Set kafka.partitions back, or begin under another kafka.prefix",
+                )
 
     def _asked(self) -> None:
         if self._end is not None and not self._end.done():

@@ -13,18 +13,37 @@ from detector.agreed import Agreed, Damaged, Mark, Said, Sight, read_mark, read_
 from detector.follow import to_the_end
 from detector.lane import Lane
 from detector.process import REFUSED, Halt, Process
+from detector.sender import Letter
 
 #: Records of one raw log that may be read beyond its last commit: what a process that is taken for dead may still have under way.
 AHEAD = 20_000
+#: Before a raw topic's name: the key under which the control topic keeps the id that it had when it was first read. The broker forgets
+#: what was committed of a topic together with the topic.
+KNOWN = b"raw:"
 
 
 async def taken_over(
-    process: Process, sources: Mapping[str, tuple[str, Source]], ends: Mapping[TopicPartition, int], agreed: Agreed
+    process: Process,
+    sources: Mapping[str, tuple[str, Source]],
+    ends: Mapping[TopicPartition, int],
+    agreed: Agreed,
+    known: dict[str, str],
 ) -> dict[TopicPartition, tuple[Lane, Mark]]:
-    """A lane for each raw log in ``ends`` (with its end now), and what was kept of it. ``sources``: by topic. Raises Halt."""
+    """A lane for each raw log in ``ends`` (with its end now), and what was kept of it. Raises Halt.
+
+    ``sources``: by topic. ``known``: topic -> its id when it was first read; new ones are added.
+    """
     if not ends:
         return {}
     uuids = await process.uuids(sorted({tp.topic for tp in ends}))
+    for topic, uuid in uuids.items():
+        if known.setdefault(topic, uuid) != uuid:
+            raise Halt(
+                REFUSED,
+                f"the topic {topic} was made anew since we first read it (its id was {known[topic]}, now it is {uuid}): its offsets"
+                f" begin again at 0. If that is as it should be, let ingest begin there: tocsin accept-topic {topic}",
+            )
+        process.out.put(Letter(process.topics.control, 0, KNOWN + topic.encode(), uuid.encode(), "raw/1"))
     kept = await _kept(process)
     lanes = {}
     for tp, end in ends.items():
@@ -35,12 +54,6 @@ async def taken_over(
             lanes[tp] = Lane(*where, Sight(name, agreed, []), begun=False), Mark()
             continue
         offset, mark = kept[tp]
-        if mark.uuid != uuid:
-            raise Halt(
-                REFUSED,
-                f"the topic {tp.topic} was made anew since we last read it (its id was {mark.uuid}, now it is {uuid}): its offsets"
-                f" begin again at 0. If that is as it should be, let ingest begin there: tocsin accept-topic {tp.topic}",
-            )
         own = agreed if mark.bindings == agreed.position else await agreed_to(process, mark.bindings)
         lane = Lane(*where, Sight(name, own, own.beyond(name, offset)), begun=True)
         lane.position = lane.committed = offset

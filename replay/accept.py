@@ -6,17 +6,14 @@ import asyncio
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError as BrokerError
 
-from connectors.cluster import topic_ids
+from connectors.cluster import places, topic_ids
 from connectors.kafka import Kafka, KafkaError, client, connected
 from connectors.topics import Topics
-from detector.agreed import Mark
 from detector.config import ConfigError, read
-from detector.follow import to_the_end
 
 MISTAKE, BROKER = 2, 6
 
@@ -25,7 +22,7 @@ def accept(
     topic: Annotated[str, typer.Argument(help="The raw topic that was made anew.")],
     config: Annotated[Path | None, typer.Option(help="TOML file laid over the default configuration.")] = None,
 ) -> None:
-    """Let ingest read a topic that was made anew from its beginning. Stop ingest first."""
+    """Let ingest read a topic that was made anew from its beginning."""
     try:
         kafka = read(config).kafka
     except ConfigError as error:
@@ -37,27 +34,24 @@ def accept(
     try:
         many = asyncio.run(_accept(kafka, topic))
     except (KafkaError, BrokerError, OSError) as error:
-        typer.echo(f"tocsin: {str(error) or type(error).__name__}; is ingest stopped?", err=True)
+        typer.echo(f"tocsin: {str(error) or type(error).__name__}", err=True)
         raise typer.Exit(BROKER) from None
     typer.echo(f"{topic}: ingest begins at the beginning of its {many} partitions")
 
 
 async def _accept(kafka: Kafka, topic: str) -> int:
+    # Ingest's modules take a while to import, and only this command needs them here.
+    from detector.takeover import KNOWN
+
     await connected(kafka)
     uuid = (await topic_ids(kafka, [topic])).get(topic)
     if uuid is None:
         raise KafkaError(f"{topic}: there is no such topic")
-    _, end = await to_the_end(client(kafka), Topics(kafka.prefix).bindings)
-    # A group without members may be given offsets from outside; one with members refuses.
-    consumer = AIOKafkaConsumer(group_id=f"{kafka.prefix}.ingest", enable_auto_commit=False, **client(kafka))
-    await consumer.start()
+    there = (await places(kafka, [topic]))[topic].partitions
+    producer = AIOKafkaProducer(acks="all", enable_idempotence=True, **client(kafka))
+    await producer.start()
     try:
-        await consumer.topics()
-        places = [TopicPartition(topic, each) for each in sorted(consumer.partitions_for_topic(topic) or [])]
-        consumer.assign(places)
-        first = await consumer.beginning_offsets(places)
-        mark = msgspec.json.encode(Mark(bindings=end, uuid=uuid, clean=True)).decode()
-        await consumer.commit({place: (first[place], mark) for place in places})
+        await producer.send_and_wait(Topics(kafka.prefix).control, uuid.encode(), KNOWN + topic.encode(), partition=0)
     finally:
-        await consumer.stop()
-    return len(places)
+        await producer.stop()
+    return there

@@ -2,8 +2,8 @@
 
 Exit codes: 0 done; 2 a mistake in the command or the configuration; 3 an input that cannot be read, or holds nothing to score;
 4 a state file or a ledger that cannot be used, or does not verify, a log that a worker refuses; 5 nothing found (``explain``,
-``approvals``); 6 a broker that cannot be reached or used; 7 topics that are not as they must be; 75 a worker that is to be started again;
-130 interrupted.
+``approvals``); 6 a broker that cannot be reached or used; 7 topics that are not as they must be; 75 a worker that is to be started
+again; 130 interrupted.
 """
 
 from __future__ import annotations
