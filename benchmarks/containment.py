@@ -1,7 +1,11 @@
 """How long containment takes: an alert taken to the call issued, and to the effect verified; and what the ledger's rows cost of it.
 
-Run as ``python -m benchmarks.containment [--database URL]``. Each adapter is rehearsed on the target it ships with, in this process, so
-the figures are ours without the network and the target: what a real one adds is its own.
+Run as ``python -m benchmarks.containment [--database URL] [--kafka]``. Each adapter is rehearsed on the target it ships with, in this
+process, so the figures are ours without the network and the target: what a real one adds is its own. Beside each figure stands the same
+without us: the bare answer of the same target to one request, one row inserted into the same database and committed.
+
+``--kafka``: from the topic of alerts to the call, in a responder's process on a real broker (``tests/broker.py`` finds or starts one),
+beside a bare consumer of the same topic.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import sqlalchemy as sa
+from msgspec.structs import replace
 
 from connectors import ocsf
 from connectors.alert import Alert
@@ -40,11 +45,11 @@ class Times(NamedTuple):
     ended: list[float]
 
 
-def alert(number: int, target: str) -> Alert:
+def alert(number: int, target: str, uid: str = "") -> Alert:
     """A grave alert of now on one target."""
     now = int(time.time() * SECOND)
     return Alert(
-        uid=f"bench-{number}",
+        uid=uid or f"bench-{number}",
         revision=1,
         activity="open",
         time=now,
@@ -140,40 +145,88 @@ def deciding(rows: int) -> list[float]:
     return found
 
 
-def show(what: str, seconds: list[float]) -> None:
-    """p50 and p99 in milliseconds."""
+def show(what: str, seconds: list[float], reference: list[float] | None = None) -> None:
+    """p50 and p99 in milliseconds, and how many times the reference's p50."""
     if seconds:
         p50, p99 = np.percentile(np.array(seconds) * 1000.0, [50, 99])
-        print(f"{what:58} p50 {p50:8.3f} ms   p99 {p99:8.3f} ms   n {len(seconds)}")
+        times = f"   {p50 / (float(np.median(reference)) * 1000.0):7.1f} x the reference" if reference else ""
+        print(f"{what:58} p50 {p50:8.3f} ms   p99 {p99:8.3f} ms   n {len(seconds)}{times}")
+
+
+def bare_rows(url: str) -> list[float]:
+    """Seconds that one row takes, inserted and committed, without chain or meaning."""
+    engine = sa.create_engine(url)
+    rows = sa.Table("bench_bare", sa.MetaData(), sa.Column("seq", sa.Integer, primary_key=True), sa.Column("text", sa.Text))
+    found = []
+    try:
+        rows.create(engine)
+        for number in range(ALERTS):
+            start = time.perf_counter()
+            with engine.begin() as connection:
+                connection.execute(rows.insert().values(seq=number, text="x" * 600))
+            found.append(time.perf_counter() - start)
+        rows.drop(engine)
+    finally:
+        engine.dispose()
+    return found
+
+
+def bare_calls(name: str, verb: str, target: str) -> list[float]:
+    """Seconds that the adapter's own ``verify`` takes on its target: one question and its answer, without kernel, rows or retries."""
+    adapter = available()[name].rehearsal().adapter
+    action = Action(id="bench", verb=verb, target=target)
+    ready = adapter.prepare(action)
+    action = replace(action, snapshot=ready.snapshot)
+    adapter.apply(action)
+    found = []
+    for _ in range(ALERTS):
+        start = time.perf_counter()
+        adapter.verify(action)
+        found.append(time.perf_counter() - start)
+    adapter.close()
+    return found
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--database", help="SQLAlchemy URL of an empty database, to compare with SQLite")
+    parser.add_argument("--kafka", action="store_true", help="measure from the topic of alerts, on a real broker")
     given = parser.parse_args()
     print(f"{platform.machine()}, {platform.python_implementation()} {platform.python_version()}, SQLAlchemy {sa.__version__}")
     show("the kernel alone, empty history", deciding(0))
     show("the kernel alone, 10,000 alerts before", deciding(10_000))
+    if given.kafka:
+        from benchmarks.containment_kafka import measured
+
+        bare, issued, verified = measured(ALERTS)
+        show("Kafka: produced to read by a bare consumer", bare)
+        show("Kafka: alert produced to call issued", issued, bare)
+        show("Kafka: alert produced to effect verified", verified, bare)
     with tempfile.TemporaryDirectory() as folder:
         kinds: dict[str, Callable[[], Ledger]] = {
             "memory": Ledger,
             "SQLite": lambda: Ledger.at(Path(folder) / f"{time.monotonic_ns()}"),
         }
+        single = {"SQLite": bare_rows(f"sqlite:///{folder}/bare")}
         if given.database:
             kinds["database"] = lambda: Ledger(given.database)
+            single["database"] = bare_rows(given.database)
         for kind, open_ledger in kinds.items():
+            show(f"{kind}: one bare row, inserted and committed", single.get(kind, []))
             times = run("lab", "isolate_pod", "pod:team-a/trainer-0", open_ledger)
-            show(f"ledger in {kind}: record to call issued", times.issued)
-            show(f"ledger in {kind}: record to effect verified", times.ended)
+            show(f"ledger in {kind}: record to call issued", times.issued, single.get(kind))
+            show(f"ledger in {kind}: record to effect verified", times.ended, single.get(kind))
         for name, adapter in available().items():
             targets = adapter.rehearsal().targets
             for verb in adapter.verbs:
                 if verb.destructive or not targets.get(verb.name):
                     continue
+                calls = bare_calls(name, verb.name, targets[verb.name][0])
+                show(f"{name} {verb.name}: a bare look at the target", calls)
                 times = run(name, verb.name, targets[verb.name][0], kinds["SQLite"])
-                show(f"{name} {verb.name}: record to call issued", times.issued)
-                show(f"{name} {verb.name}: record to effect verified", times.ended)
+                show(f"{name} {verb.name}: record to call issued", times.issued, calls)
+                show(f"{name} {verb.name}: record to effect verified", times.ended, calls)
 
 
 if __name__ == "__main__":

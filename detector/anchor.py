@@ -121,7 +121,10 @@ class Anchorer:
         """Keep an anchor if one is due; whether one was. ``now``: microseconds. Raises AnchorFailed where it cannot be kept."""
         seq, hash_ = self._ledger.head
         new = seq - self._anchored
-        if not new or not (at_once or new >= self._rows or now - self._time >= self._seconds * SECOND):
+        first = not self._previous and not seq
+        if not first and not new:
+            return False
+        if not (first or at_once or new >= self._rows or now - self._time >= self._seconds * SECOND):
             return False
         plain = Anchor(version=ANCHOR_VERSION, seq=seq, hash=hash_, time=now, previous=self._previous)
         try:
@@ -156,4 +159,8 @@ def compared(settings: LedgerSettings, book: Ledger, lines: list[bytes], key: Ke
     broken = book.verify_chain(*((each.seq, each.hash) for each in found))
     if broken is not None:
         raise LedgerFailed(f"the ledger does not verify against {where}: {broken.reason}")
-    return Anchorer(book, key, keep, lines[-1] if lines else b"", rows=settings.anchor_rows, seconds=settings.anchor_seconds)
+    anchorer = Anchorer(book, key, keep, lines[-1] if lines else b"", rows=settings.anchor_rows, seconds=settings.anchor_seconds)
+    # An empty ledger is anchored before its first row: then rows without any anchor are always a loss, never a process that was killed
+    # between the two.
+    anchorer.tick(book.history.now)
+    return anchorer

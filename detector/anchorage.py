@@ -84,6 +84,16 @@ class Anchorage:
         """Anchors that are not known to have arrived."""
         return len(self._waiting)
 
+    async def settled(self) -> None:
+        """Wait until all that was kept before this call has arrived. Raises AnchorFailed."""
+        # What ``keep`` was given just now is put first.
+        await asyncio.sleep(0)
+        arrived = asyncio.create_task(self._all_arrived.wait())
+        await asyncio.wait({arrived, self.failed}, return_when=asyncio.FIRST_COMPLETED)
+        arrived.cancel()
+        if self.failed.done():
+            self.failed.result()
+
     async def stop(self) -> None:
         """Let go, when all have arrived or soon."""
         if self._task is None:

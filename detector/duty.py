@@ -146,4 +146,6 @@ async def _anchorer(post: Post, anchorage: Anchorage | None, stack: AsyncExitSta
         lines = await anchorage.start()
     except BrokerError as error:
         raise KafkaError(f"{anchorage.topic}: {str(error) or type(error).__name__}") from None
-    return compared(settings, post.book, lines, key, anchorage.keep, f"the topic {anchorage.topic}")
+    anchorer = compared(settings, post.book, lines, key, anchorage.keep, f"the topic {anchorage.topic}")
+    await anchorage.settled()
+    return anchorer
