@@ -1,0 +1,256 @@
+"""From a raw record's production to its alert, on a real broker, in good weather and in bad.
+
+``python -m benchmarks.latency [--parts steady,burst,...] [--quick] [--bootstrap HOST:PORT] [--json FILE] [--plot FILE]``; minutes, on
+one machine: the broker, the load and our workers share its cores.
+
+``steady``  an even rate, in turns with a bare relay of as many aiokafka hops (``benchmarks.kafka_live``): its ratio is of this run
+``burst``   ten times as much, and the even rate again until all is drained
+``crash``   one worker after the other is killed (-9) and started again while the load goes on
+``late``    a third besides comes up to two lateness bounds behind its time, in no order
+``poison``  as many records besides that no source can read: each a dead letter
+
+Measured is from the producer's send of a marker (a record that is surely surprising) to its receipt by a consumer of ``tocsin.alerts``.
+What was not seen counts as lost and is printed; percentiles are of those seen. Containment is not run here: ``benchmarks.containment``
+times the responder by itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go  # type: ignore[import-untyped]
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+
+from benchmarks.kafka import QUICK, Sizes, about
+from benchmarks.kafka_figures import delays, lines, quantile, summary
+from benchmarks.kafka_live import MARKERS, SETTLE, Engine, Relay, listening
+from benchmarks.kafka_load import Load, Sent, Traffic
+from benchmarks.kafka_site import Site, Watch, broker, loaded, loading
+
+PARTS = ("steady", "burst", "crash", "late", "poison")
+#: Seconds after a load in which alerts may still come before a marker counts as lost: a crash costs a start of Python and a takeover.
+AFTER, AFTER_CRASH = 10.0, 45.0
+#: What no source can read, each of another kind.
+POISON = (b"", b"{", b"\xff\xfe\x00", b'{"ts":"soon"}', b'{"ts":1e400}', b"[" * 2_000, b'{"a":' * 500)
+#: Shares of the delays that are printed besides those of ``summary``, as quantiles.
+TAIL = (0.9, 0.95, 0.999)
+
+
+class Beside:
+    """Produces something besides the load, ``rate`` records a second, for as long as it is open. ``sent``: how many."""
+
+    def __init__(self, site: Site, rate: float, make: Callable[[float], bytes]) -> None:
+        self.site, self.rate, self.make = site, rate, make
+        self.sent = 0
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
+
+    def __enter__(self) -> Beside:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    async def _run(self) -> None:
+        producer = AIOKafkaProducer(bootstrap_servers=self.site.bootstrap, acks=1, linger_ms=5)
+        await producer.start()
+        began = time.monotonic()
+        while not self._end.is_set():
+            passed = time.monotonic() - began
+            while self.sent < self.rate * passed:
+                await producer.send(self.site.raw, self.make(passed), partition=self.sent % self.site.partitions)
+                self.sent += 1
+            await asyncio.sleep(0.02)
+        await producer.stop()
+
+
+def steady(engine: Engine, broker_pid: int) -> dict[str, Any]:
+    """Ours and a relay's, in turns."""
+    site, sizes = engine.site, engine.sizes
+    relay = Relay(site, each=False)
+    ours: list[float] = []
+    theirs: list[float] = []
+    many = 0
+    watch = Watch(engine.pids | relay.pids | {"broker": broker_pid})
+    try:
+        with listening(site, [site.topics.alerts, relay.topics[-1]]) as seen:
+            turns: list[tuple[Sent, Sent]] = []
+            for _ in range(sizes.turns):
+                settings = engine.settings([(sizes.rate, sizes.seconds)]) | {"first": 10_000_000 * engine.turn}
+                load = Load(bootstrap=site.bootstrap, topic=relay.topics[0], partitions=site.partitions, **settings)
+                relayed = loaded(loading(load))
+                turns.append((relayed, engine.account(site.load(**engine.settings([(sizes.rate, sizes.seconds)])))))
+            time.sleep(AFTER)
+        used = watch.taken()
+    finally:
+        relay.end()
+    for relayed, alerted in turns:
+        theirs += delays(relayed.markers, seen[relay.topics[-1]], relayed.began_at + SETTLE)
+        since = alerted.began_at + SETTLE
+        ours += delays(alerted.markers, seen[site.topics.alerts], since)
+        many += sum(at >= since for at in alerted.markers.values())
+    ratios = {
+        f"ratio_to_relay_{name}": round(quantile(ours, at) / quantile(theirs, at), 2) for name, at in (("p50", 0.5), ("p99", 0.99))
+    }
+    return told(ours, many) | ratios | {"relay": told(theirs, len(theirs)), **used, "delays": ours, "relay_delays": theirs}
+
+
+def weather(
+    engine: Engine, phases: list[tuple[float, float]], after: float, during: Callable[[], None] | None = None
+) -> dict[str, Any]:
+    """A load, with something that happens meanwhile."""
+    with listening(engine.site, [engine.site.topics.alerts]) as heard:
+        running = engine.site.loading(**engine.settings(phases))
+        if during is not None:
+            during()
+        sent = engine.account(loaded(running))
+        time.sleep(after)
+    found = delays(sent.markers, heard[engine.site.topics.alerts])
+    return told(found, len(sent.markers)) | {"produced_late_by_seconds": round(sent.late, 2), "delays": found}
+
+
+def told(found: list[float], sent: int) -> dict[str, Any]:
+    """Percentiles, and how many were lost."""
+    more = {f"p{100 * share:g}_ms".replace(".", "_", 1): round(quantile(found, share) * 1000, 1) for share in TAIL}
+    return summary(found, sent) | more | {"lost": sent - len(found)}
+
+
+def burst(engine: Engine, _: int) -> dict[str, Any]:
+    """Ten times as much."""
+    rate, calm = engine.sizes.rate, max(engine.sizes.burst / 3, 3.0)
+    return weather(engine, [(rate, calm), (10 * rate, engine.sizes.burst), (rate, calm)], 2 * AFTER)
+
+
+def crash(engine: Engine, _: int) -> dict[str, Any]:
+    """Each of the four workers is killed once."""
+    names = list(engine.workers)
+    # Each comes up before the next goes; a start takes seconds where cores are shared.
+    seconds = max(engine.sizes.seconds, 5.0) * len(names)
+
+    def during() -> None:
+        for name in names:
+            time.sleep(3.0)
+            stages = engine.workers[name].stages
+            engine.workers[name].kill()
+            engine.site.workers.remove(engine.workers[name])
+            engine.workers[name] = engine.site.start(name, *stages)
+
+    return weather(engine, [(engine.sizes.rate / 2, seconds)], AFTER_CRASH, during)
+
+
+def late(engine: Engine, _: int) -> dict[str, Any]:
+    """A third besides is late and in no order."""
+    draw, traffic = random.Random(7), Traffic(engine.sizes.identities, 777)
+    bound = 2 * engine.site.config.time.lateness_minutes * 60
+
+    def make(passed: float) -> bytes:
+        return traffic.ordinary(max(engine.clock + passed * engine.speed - draw.random() * bound, 0.0))
+
+    with Beside(engine.site, engine.sizes.rate / 3, make) as beside:
+        found = weather(engine, [(engine.sizes.rate, engine.sizes.seconds)], AFTER)
+    return found | {"late_records": beside.sent}
+
+
+def poison(engine: Engine, _: int) -> dict[str, Any]:
+    """As many records besides that cannot be read."""
+    before = asyncio.run(ends(engine.site, engine.site.topics.deadletter))
+    with Beside(engine.site, engine.sizes.rate, lambda passed: POISON[int(passed * 1e6) % len(POISON)]) as beside:
+        found = weather(engine, [(engine.sizes.rate, engine.sizes.seconds)], AFTER)
+    until = time.monotonic() + 6 * AFTER
+    while (
+        letters := asyncio.run(ends(engine.site, engine.site.topics.deadletter)) - before
+    ) < beside.sent and time.monotonic() < until:
+        time.sleep(1.0)
+    return found | {"poison_records": beside.sent, "dead_letters": letters}
+
+
+async def ends(site: Site, topic: str) -> int:
+    """How many records a topic has."""
+    consumer = AIOKafkaConsumer(bootstrap_servers=site.bootstrap, enable_auto_commit=False)
+    await consumer.start()
+    try:
+        return sum((await consumer.end_offsets([TopicPartition(topic, each) for each in range(site.partitions)])).values())
+    finally:
+        await consumer.stop()
+
+
+RUN: dict[str, Callable[[Engine, int], dict[str, Any]]] = {
+    "steady": steady,
+    "burst": burst,
+    "late": late,
+    "poison": poison,
+    "crash": crash,
+}
+
+
+def measured(parts: set[str], sizes: Sizes, bootstrap: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(part, figures with all delays), each as soon as it is there. The crash comes last: it leaves workers that are new."""
+    with broker(bootstrap) as (address, pid), installed(address, sizes) as engine:
+        for name, run in RUN.items():
+            if name in parts:
+                yield name, run(engine, pid)
+
+
+@contextmanager
+def installed(address: str, sizes: Sizes) -> Iterator[Engine]:
+    """All stages, with some history behind them."""
+    with Site(address, settings={"worker.checkpoint_seconds": "10"}) as site:
+        engine = Engine(site, sizes)
+        engine.start()
+        yield engine
+
+
+def plot(figures: dict[str, Any], path: Path) -> None:
+    """How many alerts had come after so long, as one HTML file that loads nothing."""
+    figure = go.Figure()
+    for name in PARTS:
+        for label, key in ((name, "delays"), (f"relay beside {name}", "relay_delays")):
+            found = sorted(figures.get(name, {}).get(key, []))
+            if found:
+                share = [(place + 1) / len(found) for place in range(len(found))]
+                figure.add_scatter(x=[1000 * each for each in found], y=share, mode="lines", name=label, line_shape="hv")
+    figure.update_xaxes(type="log", title="milliseconds from the record's production to its alert")
+    figure.update_yaxes(title="share of the alerts", tickformat=".0%")
+    figure.update_layout(template="plotly_white", title=f"Tocsin, record to alert: {figures['machine']}")
+    figure.write_html(path, include_plotlyjs=True, full_html=True)
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", default=",".join(PARTS), help="some of them, with commas between")
+    parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
+    parser.add_argument("--bootstrap", default="", help="a broker that runs already")
+    parser.add_argument("--json", type=Path, help="write the figures and every delay to this file")
+    parser.add_argument("--plot", type=Path, help="write a plot to this HTML file")
+    given = parser.parse_args()
+    parts = set(given.parts.split(","))
+    if unknown := parts - set(PARTS):
+        parser.error(f"--parts: no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    # It tells of every topic that is too new to have a leader yet.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    figures: dict[str, Any] = about() | {"markers_a_second": MARKERS}
+    print("\n".join(lines(figures)))
+    for part, found in measured(parts, QUICK if given.quick else Sizes(), given.bootstrap):
+        figures[part] = found
+        print("\n".join(lines({part: {name: value for name, value in found.items() if not name.endswith("delays")}})), flush=True)
+    if given.json is not None:
+        given.json.write_text(json.dumps(figures), encoding="utf-8")
+    if given.plot is not None:
+        plot(figures, given.plot)
+
+
+if __name__ == "__main__":
+    main()
