@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import os
 import re
 import subprocess
@@ -134,7 +135,7 @@ class Bench(Lab):
 
     def prepare(self, action: Action) -> object:  # type: ignore[override]
         """See ``Adapter``."""
-        self.settings.state.pods.setdefault(action.target, self._pod)
+        self.settings.state.pods.setdefault(action.target, copy.deepcopy(self._pod))
         return super().prepare(action)
 
     def apply(self, action: Action) -> Applied:

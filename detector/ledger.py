@@ -108,7 +108,9 @@ class Ledger:
 
     def _options(self, url: sa.URL, wait_seconds: float, create: bool) -> dict[str, Any]:
         if url.get_backend_name() == "postgresql":
-            wait = f"-c lock_timeout={int(wait_seconds * 1000)} -c statement_timeout={int(wait_seconds * 4000)}"
+            # A row that the server says it has must outlive the server, whatever its own settings: the call comes after it.
+            wait = "-c synchronous_commit=on "
+            wait += f"-c lock_timeout={int(wait_seconds * 1000)} -c statement_timeout={int(wait_seconds * 4000)}"
             # A connection that was lost meanwhile is noticed before it is used, not by the row it swallows.
             return {"connect_args": {"connect_timeout": max(2, int(wait_seconds)), "options": wait}, "pool_pre_ping": True}
         if url.database and not create and not Path(url.database).exists():

@@ -64,7 +64,8 @@ def test_work_on_an_unattested_node_withholds_the_key_and_drains_the_node_when_t
             for (verb, _), action in waits.items():
                 ends[verb] = responder.hear(made(action, "approve", person, end * SECOND), end * SECOND)[-1].result
         assert ends == {"withhold_key": "verified", "drain_node": "verified"}
-        assert {each.result for each in responder.expire((end + 86_401) * SECOND)} == {"undo-verified"}
+        over = responder.expire((end + 86_401) * SECOND)
+        assert sorted(each.verb for each in over if each.result == "undo-verified") == ["drain_node", "withhold_key"]
         responder.close()
 
 
