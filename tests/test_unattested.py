@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from connectors import ocsf
@@ -28,6 +29,9 @@ object = { column = "node", kind = "node" }
 detail = { columns = ["key"] }
 """
 DAYS, NODES = 8, 12
+
+# Days of records through the whole detector.
+pytestmark = pytest.mark.slow
 
 
 def recorded(folder: Path, end: int, *, fails: bool) -> list[Alert]:
