@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import numpy as np
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.errors import CommitFailedError
 
 from connectors.deadletter import encode
 from connectors.event import Block
@@ -27,6 +28,7 @@ from connectors.wire import Control, Tick, encode_control, encode_tick, replayed
 from detector.agreed import Agreed, Mark, Said
 from detector.follow import following, to_the_end
 from detector.ingest import restart
+from detector.keeper import Fenced
 from detector.lane import Counted, Lane, Taken, decoded
 from detector.process import REFUSED, Beat, Halt, Process
 from detector.router import by_actor
@@ -354,7 +356,10 @@ class Collector(ConsumerRebalanceListener):  # type: ignore[misc]
                 offsets[tp] = (lane.position, msgspec.json.encode(mark).decode())
         if offsets:
             began = time.monotonic()
-            await self._consumer.commit(offsets)
+            try:
+                await self._consumer.commit(offsets)
+            except CommitFailedError as error:
+                raise Fenced("this process was taken for gone, and what it read is read by others by now") from error
             self._proved_at = began
         if move:
             self.agreed.advance(upto)
