@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from connectors.cluster import create, places
-from connectors.topics import Topics
+from connectors.cluster import create, places, topic_ids
+from connectors.topics import Topics, planned
 from detector.config import Config, read
 from detector.process import AGAIN
 from tests.traffic import Feed, flows
@@ -29,6 +30,7 @@ from tests.traffic import Feed, flows
 UP = 90.0
 #: The order of the way, in which what is under way runs dry.
 STAGES = ("ingest", "actor", "object", "fuse", "budget")
+HERE = Path(__file__).resolve().parents[1]
 READS = {"actor": "by_actor", "object": "by_object", "fuse": "evidence", "budget": "budget"}
 
 
@@ -48,8 +50,8 @@ def say(text: str) -> None:
 class Member:
     """One worker process and its successors. ``exits``: how each has ended; -9 = killed."""
 
-    def __init__(self, site: Site, name: str, stages: Sequence[str], *, instance: bool = True) -> None:
-        self.site, self.name, self.stages = site, name, tuple(stages)
+    def __init__(self, site: Site, name: str, stages: Sequence[str], *, instance: bool = True, module: str = "replay.cli") -> None:
+        self.site, self.name, self.stages, self.module = site, name, tuple(stages), module
         self.instance = name if instance else ""
         self.exits: list[int] = []
         self.wanted = True
@@ -64,7 +66,7 @@ class Member:
 
     def begin(self) -> None:
         """Start the process."""
-        command = [sys.executable, "-m", "replay.cli", "worker", "--config", str(self.site.path), "--listen", ""]
+        command = [sys.executable, "-m", self.module, "worker", "--config", str(self.site.path), "--listen", ""]
         command += [part for stage in self.stages for part in ("--stage", stage)]
         if self.instance:
             command += ["--instance", self.instance]
@@ -72,7 +74,7 @@ class Member:
         self._opened_before = self.opened()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(  # noqa: S603  our own command
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=os.environ | self.site.environment
+                command, cwd=HERE, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=os.environ | self.site.environment
             )
 
     def said(self, text: str) -> int:
@@ -195,6 +197,18 @@ class Site:
         await create(self.config.kafka)
         await self._admin(lambda admin: admin.create_topics([NewTopic(t, n, 1) for t, (_, n) in self.raw.items()]))
 
+    def make_raw(self) -> None:
+        """Make the raw topics."""
+        self.admin(lambda admin: admin.create_topics([NewTopic(t, n, 1) for t, (_, n) in self.raw.items()]))
+
+    def there(self, topic: str) -> str:
+        """The UUID of a topic, "" where there is none."""
+        return str(self.run(topic_ids(self.config.kafka, [topic])).get(topic, ""))
+
+    def grow(self, topic: str, partitions: int) -> None:
+        """Give a topic more partitions."""
+        self.admin(lambda admin: admin.create_partitions({topic: NewPartitions(partitions)}))
+
     async def _admin(self, do: Callable[[Any], Any]) -> Any:
         admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap)
         await admin.start()
@@ -216,9 +230,9 @@ class Site:
 
     # Processes
 
-    def start(self, name: str, *stages: str, instance: bool = True) -> Member:
-        """Start a worker, and start it again whenever it is killed or asks for it."""
-        member = self.members[name] = Member(self, name, stages or STAGES, instance=instance)
+    def start(self, name: str, *stages: str, instance: bool = True, module: str = "replay.cli") -> Member:
+        """Start a worker of some stages (all, if none is named), and start it again whenever it is killed or asks for it."""
+        member = self.members[name] = Member(self, name, stages or STAGES, instance=instance, module=module)
         return member
 
     def separate(self, *, instance: bool = True) -> None:
@@ -248,10 +262,9 @@ class Site:
         wanted = many or sum(of.get(stage, self.config.kafka.partitions) for stage in stages)
         until(lambda: sum(member.opened() for member in self.members.values()) >= wanted, f"{wanted} partitions open")
 
-    def warm(self, many: int = 2_000) -> None:
+    def warm(self) -> None:
         """Let some records go all the way, so that everything is loaded and compiled before what is measured begins."""
-        for topic, (_, partitions) in self.raw.items():
-            Feed(self.bootstrap, topic, flows(many, seed=99, days=1.0), many, partitions).done()
+        self.feed(2_000, 2_000, seed=99).done()
         until(self.at_the_end, "the first records have gone all the way", 240.0, 0.5)
 
     def kills(self, many: int, seed: int, seconds: tuple[float, float] = (0.1, 2.0)) -> dict[str, int]:
@@ -269,8 +282,8 @@ class Site:
         return killed
 
     def feed(self, many: int, rate: float, seed: int = 0) -> Feed:
-        """Produce flows to the first raw topic."""
-        topic, (_, partitions) = next(iter(self.raw.items()))
+        """Produce flows to the first raw topic of flows."""
+        topic, partitions = next((topic, many) for topic, (source, many) in self.raw.items() if source == "zeek_conn")
         return Feed(self.bootstrap, topic, flows(many, seed), rate, partitions)
 
     def send(self, topic: str, partition: int, value: bytes) -> int:
@@ -285,6 +298,13 @@ class Site:
                 await producer.stop()
 
         return int(self.run(sent()))
+
+    def limit(self, topic: str, most: int | None = None) -> None:
+        """Let a topic of ours refuse messages of more than ``most`` bytes; None: as it was made."""
+        wanted = next(each.settings() for each in planned(self.config.kafka) if each.name == topic)
+        if most is not None:
+            wanted |= {"max.message.bytes": str(most)}
+        self.admin(lambda admin: admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, wanted)]))
 
     # What is there
 
@@ -335,8 +355,12 @@ class Site:
     def end(self, member: Member) -> float:
         """End one process in good order. Returns the seconds it took."""
         member.wanted = False
+        begun = member.at_work()
         began = time.monotonic()
         member.signal(signal.SIGTERM)
         code = member.ended()
-        assert code == 0, f"{member.name} ended with {code}:\n{member.log.read_text('utf-8', 'replace')[-2000:]}"
+        # One that has not begun yet has nothing to let go.
+        assert code == 0 or (code == -signal.SIGTERM and not begun), (
+            f"{member.name} ended with {code}:\n{member.log.read_text('utf-8', 'replace')[-2000:]}"
+        )
         return time.monotonic() - began

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 
 from aiokafka import AIOKafkaProducer
 
@@ -38,6 +40,41 @@ def flow(at: float, actor: str, target: str, port: int, out: float, back: float,
         f'{{"ts":{at:.6f},"uid":"{uid}","id.orig_h":"{actor}","id.orig_p":40000,"id.resp_h":"{target}","id.resp_p":{port},'
         f'"proto":"tcp","service":"ssl","duration":0.2,"orig_bytes":{int(out)},"resp_bytes":{int(back)},"conn_state":"SF"}}'
     ).encode()
+
+
+def pods(many: int, seed: int = 0, days: float = 6.0, addresses: int = 100) -> Iterator[bytes]:
+    """Kubernetes audit records, several requests in each: pods that come and go behind the addresses of ``flows``."""
+    draw = random.Random(seed)
+    step = days * DAY / many
+    for number in range(many):
+        when = datetime.fromtimestamp(START + number * step, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        items = []
+        for part in range(3):
+            name, address = f"p{number}-{part}", f"10.1.0.{draw.randrange(addresses)}"
+            items.append(
+                {
+                    "kind": "Event",
+                    "apiVersion": "audit.k8s.io/v1",
+                    "level": "RequestResponse",
+                    "auditID": f"{seed}-{number}-{part}",
+                    "stage": "ResponseComplete",
+                    "requestURI": f"/api/v1/namespaces/lab/pods/{name}/status",
+                    "verb": "patch",
+                    "user": {"username": "system:node:gpu-01"},
+                    "sourceIPs": ["10.20.0.7"],
+                    "objectRef": {"resource": "pods", "namespace": "lab", "name": name, "apiVersion": "v1", "subresource": "status"},
+                    "responseStatus": {"code": 200},
+                    "responseObject": {
+                        "kind": "Pod",
+                        "metadata": {"name": name, "namespace": "lab"},
+                        "spec": {"serviceAccountName": f"s{draw.randrange(60)}"},
+                        "status": {"phase": "Running", "hostIP": "10.20.0.7", "podIP": address, "podIPs": [{"ip": address}]},
+                    },
+                    "requestReceivedTimestamp": when,
+                    "stageTimestamp": when,
+                }
+            )
+        yield json.dumps({"kind": "EventList", "apiVersion": "audit.k8s.io/v1", "items": items}).encode()
 
 
 class Feed(threading.Thread):
