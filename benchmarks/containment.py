@@ -1,7 +1,8 @@
 """How long containment takes: an alert taken to the call issued, and to the effect verified; and what the ledger's rows cost of it.
 
-Run as ``python -m benchmarks.containment [--database URL] [--kafka HOST:PORT]``. Each adapter is rehearsed on the target it ships with, in this
-process, so the figures are ours without the network and the target: what a real one adds is its own. Beside each figure stands the same
+Run as ``python -m benchmarks.containment [--database URL] [--kafka HOST:PORT]``. Each adapter is rehearsed on the target it ships
+with, in this process, so the figures are ours without the network and the target: what a real one adds is its own.
+Beside each figure stands the same
 without us: the bare answer of the same target to one request, one row inserted into the same database and committed.
 
 ``--kafka``: from the topic of alerts to the call, in a responder's process on a real broker (``python -m tests.broker`` runs one),
