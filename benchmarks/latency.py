@@ -38,8 +38,9 @@ from benchmarks.kafka_load import Load, Sent, Traffic
 from benchmarks.kafka_site import Site, Watch, broker, loaded, loading
 
 PARTS = ("steady", "burst", "crash", "late", "poison")
-#: Seconds after a load in which alerts may still come before a marker counts as lost: a crash costs a start of Python and a takeover.
-AFTER, AFTER_CRASH = 10.0, 45.0
+#: A load is over when no alert has come for so many seconds; after a crash a start of Python and a takeover lie between two. It ends in
+#: any case after the third number: what has not come by then counts as lost.
+QUIET, QUIET_CRASH, LONGEST = 5.0, 30.0, 180.0
 #: What no source can read, each of another kind.
 POISON = (b"", b"{", b"\xff\xfe\x00", b'{"ts":"soon"}', b'{"ts":1e400}', b"[" * 2_000, b'{"a":' * 500)
 #: Shares of the delays that are printed besides those of ``summary``, as quantiles.
@@ -92,7 +93,7 @@ def steady(engine: Engine, broker_pid: int) -> dict[str, Any]:
                 load = Load(bootstrap=site.bootstrap, topic=relay.topics[0], partitions=site.partitions, **settings)
                 relayed = loaded(loading(load))
                 turns.append((relayed, engine.account(site.load(**engine.settings([(sizes.rate, sizes.seconds)])))))
-            time.sleep(AFTER)
+            settled(site)
         used = watch.taken()
     finally:
         relay.end()
@@ -108,7 +109,7 @@ def steady(engine: Engine, broker_pid: int) -> dict[str, Any]:
 
 
 def weather(
-    engine: Engine, phases: list[tuple[float, float]], after: float, during: Callable[[], None] | None = None
+    engine: Engine, phases: list[tuple[float, float]], during: Callable[[], None] | None = None, quiet: float = QUIET
 ) -> dict[str, Any]:
     """A load, with something that happens meanwhile."""
     with listening(engine.site, [engine.site.topics.alerts]) as heard:
@@ -116,7 +117,7 @@ def weather(
         if during is not None:
             during()
         sent = engine.account(loaded(running))
-        time.sleep(after)
+        settled(engine.site, quiet)
     found = delays(sent.markers, heard[engine.site.topics.alerts])
     return told(found, len(sent.markers)) | {"produced_late_by_seconds": round(sent.late, 2), "delays": found}
 
@@ -130,7 +131,7 @@ def told(found: list[float], sent: int) -> dict[str, Any]:
 def burst(engine: Engine, _: int) -> dict[str, Any]:
     """Ten times as much."""
     rate, calm = engine.sizes.rate, max(engine.sizes.burst / 3, 3.0)
-    return weather(engine, [(rate, calm), (10 * rate, engine.sizes.burst), (rate, calm)], 2 * AFTER)
+    return weather(engine, [(rate, calm), (10 * rate, engine.sizes.burst), (rate, calm)])
 
 
 def crash(engine: Engine, _: int) -> dict[str, Any]:
@@ -147,7 +148,7 @@ def crash(engine: Engine, _: int) -> dict[str, Any]:
             engine.site.workers.remove(engine.workers[name])
             engine.workers[name] = engine.site.start(name, *stages)
 
-    return weather(engine, [(engine.sizes.rate / 2, seconds)], AFTER_CRASH, during)
+    return weather(engine, [(engine.sizes.rate / 2, seconds)], during, QUIET_CRASH)
 
 
 def late(engine: Engine, _: int) -> dict[str, Any]:
@@ -159,7 +160,7 @@ def late(engine: Engine, _: int) -> dict[str, Any]:
         return traffic.ordinary(max(engine.clock + passed * engine.speed - draw.random() * bound, 0.0))
 
     with Beside(engine.site, engine.sizes.rate / 3, make) as beside:
-        found = weather(engine, [(engine.sizes.rate, engine.sizes.seconds)], AFTER)
+        found = weather(engine, [(engine.sizes.rate, engine.sizes.seconds)])
     return found | {"late_records": beside.sent}
 
 
@@ -167,13 +168,24 @@ def poison(engine: Engine, _: int) -> dict[str, Any]:
     """As many records besides that cannot be read."""
     before = asyncio.run(ends(engine.site, engine.site.topics.deadletter))
     with Beside(engine.site, engine.sizes.rate, lambda passed: POISON[int(passed * 1e6) % len(POISON)]) as beside:
-        found = weather(engine, [(engine.sizes.rate, engine.sizes.seconds)], AFTER)
-    until = time.monotonic() + 6 * AFTER
+        found = weather(engine, [(engine.sizes.rate, engine.sizes.seconds)])
+    until = time.monotonic() + LONGEST
     while (
         letters := asyncio.run(ends(engine.site, engine.site.topics.deadletter)) - before
     ) < beside.sent and time.monotonic() < until:
         time.sleep(1.0)
     return found | {"poison_records": beside.sent, "dead_letters": letters}
+
+
+def settled(site: Site, quiet: float = QUIET) -> None:
+    """Return when no alert has come for a while: everything that was produced is judged, or it will not be."""
+    began = since = time.monotonic()
+    known = -1
+    while time.monotonic() - since < quiet and time.monotonic() - began < LONGEST:
+        many = asyncio.run(ends(site, site.topics.alerts))
+        if many != known:
+            known, since = many, time.monotonic()
+        time.sleep(0.5)
 
 
 async def ends(site: Site, topic: str) -> int:
@@ -209,6 +221,8 @@ def installed(address: str, sizes: Sizes) -> Iterator[Engine]:
     with Site(address, settings={"worker.checkpoint_seconds": "10"}) as site:
         engine = Engine(site, sizes)
         engine.start()
+        # The judges come last, and a short history gives them most to do.
+        settled(site)
         yield engine
 
 
