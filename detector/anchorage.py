@@ -89,7 +89,8 @@ class Anchorage:
         # What ``keep`` was given just now is put first.
         await asyncio.sleep(0)
         arrived = asyncio.create_task(self._all_arrived.wait())
-        await asyncio.wait({arrived, self.failed}, return_when=asyncio.FIRST_COMPLETED)
+        either: set[asyncio.Future[Any]] = {arrived, self.failed}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         arrived.cancel()
         if self.failed.done():
             self.failed.result()

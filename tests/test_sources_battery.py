@@ -339,6 +339,7 @@ class Good:
     title: ClassVar[str] = "a source for tests"
     feeds: ClassVar[frozenset[str]] = frozenset({"who-to-whom"})
     limits: ClassVar[str] = "none"
+    times: ClassVar[dict[str, int]] = {"at": 1}
     example: ClassVar[str] = '{"at": 1795214848, "good-who": "alice", "what": "model"}'
 
     def __init__(self, names: Names) -> None:
