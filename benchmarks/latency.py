@@ -264,6 +264,8 @@ def main() -> None:
         given.json.write_text(json.dumps(figures), encoding="utf-8")
     if given.plot is not None:
         plot(figures, given.plot)
+    if unmeasured := [part for part in RUN if part in figures and not figures[part]["seen"]]:
+        raise SystemExit(f"no alert was seen in {', '.join(unmeasured)}: nothing was measured there")
 
 
 if __name__ == "__main__":
