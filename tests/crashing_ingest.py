@@ -21,7 +21,7 @@ def install(crashes: Path, most: int, *, at_once: bool) -> None:
     """Replace what the module's first line says."""
     done = len(crashes.read_text()) if crashes.exists() else 0
     draw = random.Random(done)
-    state = {"left": draw.randint(15, 40) if done < most else 1 << 60, "dying": False}
+    state = {"left": draw.randint(5, 15) if done < most else 1 << 60, "dying": False}
     split, commit = collect.by_actor, collect.Collector._maybe_commit
     processes: list[Any] = []
 

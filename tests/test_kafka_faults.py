@@ -45,11 +45,14 @@ def test_members_come_and_go_and_one_is_killed_while_partitions_move(site: Make)
 
 
 def test_processes_that_froze_and_wake_up_are_fenced_and_end(site: Make) -> None:
-    here = site()
+    here = site(settings="worker.checkpoint_seconds = 15")
     here.separate()
-    fed = here.feed(100_000, 1_500)
+    fed = here.feed(150_000, 1_500)
     for stage in ("ingest", "actor", "object", "judges"):
         frozen = here.members[stage]
+        # It has something in memory that is not kept yet; one that has nothing loses nothing, and may go on.
+        read = sum(here.inputs(frozen.stages[0]).values())
+        until(lambda f=frozen, n=read: sum(here.inputs(f.stages[0]).values()) > n + 20, "there is work")  # type: ignore[misc]
         frozen.signal(signal.SIGSTOP)
         other = here.start(f"{stage}2", *frozen.stages)
         many = 5 if stage == "judges" else 4
@@ -138,7 +141,7 @@ def changing(make: Make, folder: Path, *, at_once: bool) -> tuple[Site, int]:
 def test_bindings_change_while_ingest_is_killed(site: Make, tmp_path: Path) -> None:
     here, crashes = changing(site, tmp_path, at_once=False)
     refold = exact(here)
-    assert crashes == 6
+    assert crashes >= 2
     moved = sum(fold.stage.dropped for (name, _), fold in refold.folds.items() if name == "actor")
     # Records of several rows were among those that were sent again.
     audit = next(rows for log, rows in refold.expected.items() if ".audit-" in log)
@@ -174,8 +177,9 @@ def test_a_raw_topic_that_was_made_anew_is_refused_until_it_is_accepted(site: Ma
     here.command("accept-topic", topic)
     everything.again()
     here.finish()
-    rows = Refold(here).counted("object")
-    assert {log.rpartition("@")[2]: int(seen.sum()) for log, seen in rows.items()} == {here.there(topic): 2_000}
+    seen = Refold(here).folds["object", 0].rows
+    assert sorted(sum(map(len, parts)) for parts in seen.values()) == [2_000, 3_000]
+    assert sum(len(part) for log, parts in seen.items() if log.endswith(here.there(topic)) for part in parts) == 2_000
 
 
 def test_a_log_that_does_not_reach_back_to_the_checkpoint_is_refused(site: Make) -> None:
