@@ -191,6 +191,11 @@ class Names:
         code = self._codes.get(text)
         return self._add(text, lasting=False) if code is None else code
 
+    def passing_all(self, texts: list[str]) -> list[int]:
+        """The same for many texts: most of them are known, and a call for each would cost more than the look-up."""
+        codes = list(map(self._codes.get, texts))
+        return [self.passing(text) if code is None else code for text, code in zip(texts, codes, strict=True)]
+
     def _add(self, text: str, *, lasting: bool) -> int:
         code = len(self.values)
         if code == len(self._hashes):

@@ -213,7 +213,7 @@ def _unpacked(batch: pa.RecordBatch, meta: _Meta, names: Names) -> tuple[Block, 
     if packed.type != pa.binary(kind.itemsize) or any(column.null_count for column in batch.columns):
         raise ValueError("rows of another form than it says")
     rows = np.frombuffer(packed.buffers()[1], kind, n) if n else np.empty(0, kind)
-    codes = [names.passing(text) for text in actor.dictionary.to_pylist()]
+    codes = names.passing_all(actor.dictionary.to_pylist())
     # The last one is what -1 stands for.
     code = np.array([*codes, -1], np.int32)
     # A copy each, because the message's memory may not be written to.

@@ -70,7 +70,7 @@ class Router:
         home = homes(block, block.object, self.partitions)
         for partition in np.unique(home).tolist():
             rows = np.flatnonzero(home == partition) if self.partitions > 1 else slice(0, len(block))
-            part = {name: np.ascontiguousarray(values[rows]) for name, values in extra.items()}
+            part = {name: values[rows] for name, values in extra.items()}
             out.append((partition, encode(Packet(block.take(rows), tuple(logs), arrived, part, signals))))
         return out
 

@@ -22,7 +22,7 @@ def install(crashes: Path, most: int, *, at_once: bool) -> None:
     done = len(crashes.read_text()) if crashes.exists() else 0
     draw = random.Random(done)
     state = {"left": draw.randint(5, 15) if done < most else 1 << 60, "dying": False}
-    split, commit = collect.by_actor, collect.Collector._maybe_commit
+    split, commit = collect.by_actor, collect.Collector._maybe_commit  # type: ignore[attr-defined]
     processes: list[Any] = []
 
     async def maybe_commit(self: Any) -> None:
@@ -47,7 +47,7 @@ def install(crashes: Path, most: int, *, at_once: bool) -> None:
             return []
         return parts
 
-    collect.by_actor = by_actor
+    collect.by_actor = by_actor  # type: ignore[attr-defined,assignment]
     collect.Collector._maybe_commit = maybe_commit  # type: ignore[method-assign]
     if at_once:
         agreed_to = takeover.agreed_to
@@ -55,7 +55,7 @@ def install(crashes: Path, most: int, *, at_once: bool) -> None:
         async def everything(process: Any, _: int) -> Any:
             return await agreed_to(process, -1)
 
-        takeover.agreed_to = everything
+        takeover.agreed_to = everything  # type: ignore[assignment]
 
 
 if __name__ == "__main__":

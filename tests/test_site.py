@@ -136,7 +136,7 @@ def test_the_site_builds_strictly_and_loads_nothing_from_elsewhere(tmp_path: Pat
 
 
 def test_every_page_is_in_the_navigation_once() -> None:
-    config = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    config = yaml.safe_load((ROOT / "deploy" / "mkdocs.yml").read_text(encoding="utf-8"))
     named = [
         page
         for entry in config["nav"]

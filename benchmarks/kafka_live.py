@@ -1,0 +1,237 @@
+"""How late alerts come: at a steady rate beside a relay with as many hops, and in a burst."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import statistics
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
+from benchmarks.kafka_figures import delays, quantile, summary
+from benchmarks.kafka_load import Load, Sent
+from benchmarks.kafka_parts import PACE
+from benchmarks.kafka_reference import Reference
+from benchmarks.kafka_site import Site, Watch, Worker, loaded, loading, reference
+
+if TYPE_CHECKING:
+    from benchmarks.kafka import Sizes
+
+#: Processes between a raw record and an alert: ingest, actor, object, fuse.
+HOPS = 4
+#: Markers a second: enough for a p99 within minutes, and few enough to be surprising.
+MARKERS = 10.0
+#: As many alerts as there are markers, in event time: all of them and hardly anything else are to be told.
+BUDGET = {"budget.alerts_per_day": "1_000"}
+#: Seconds of a turn that are not counted: caches fill and buffers find their sizes.
+SETTLE = 2.0
+
+
+class Engine:
+    """All stages as processes of their own, with some history behind them. Keeps count of event time and of markers."""
+
+    def __init__(self, site: Site, sizes: Sizes) -> None:
+        self.site, self.sizes = site, sizes
+        #: As much event time to a second as keeps everyone at the rate that he is known for.
+        self.speed = sizes.rate / PACE
+        self.clock, self.number, self.sent, self.turn = 0.0, 0, 0, 0
+        self.workers: dict[str, Worker] = {}
+        #: What was sent before a worker began to count.
+        self.before: dict[str, int] = {}
+
+    def start(self) -> None:
+        """Start everything, and give it its history."""
+        for name, stages in (("ingest", ["ingest"]), ("actor", ["actor"]), ("object", ["object"]), ("fuse", ["fuse", "budget"])):
+            self.workers[name] = self.site.start(name, *stages)
+        history = self.sizes.history
+        self.account(self.site.load(records=history, identities=self.sizes.identities, pace=PACE))
+        self.drained()
+
+    def account(self, sent: Sent) -> Sent:
+        """Note what was sent."""
+        self.clock, self.sent, self.number = sent.ended, self.sent + sent.records, self.number + len(sent.markers)
+        return sent
+
+    def drained(self) -> None:
+        """Wait until every event that was sent has been scored, and everything that was found has been judged."""
+        for name in ("ingest", "actor", "object"):
+            self.site.wait([self.workers[name]], self.sent - self.before.get(name, 0))
+        self.site.wait([self.workers["fuse"]], self.site.ends(self.site.topics.evidence))
+
+    def settings(self, phases: list[tuple[float, float]], markers: float = MARKERS) -> dict[str, Any]:
+        """Of the next load."""
+        self.turn += 1
+        more = {"speed": self.speed, "began": self.clock, "markers": markers, "first": self.number, "seed": self.turn}
+        return {"identities": self.sizes.identities, "phases": phases, **more}
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Our processes."""
+        return {name: worker.process.pid for name, worker in self.workers.items()}
+
+
+class Relay:
+    """A chain of relays. ``each``: every record stays a message of its own; else as few messages as ingest would make of them."""
+
+    def __init__(self, site: Site, *, each: bool) -> None:
+        self.site, self.name = site, "each" if each else "blocks"
+        self.topics = [f"{site.prefix}.relay-{self.name}-{hop}" for hop in range(HOPS + 1)]
+        asyncio.run(_created(site.bootstrap, self.topics, site.partitions))
+        self.processes = [
+            reference(
+                "relay",
+                Reference(
+                    bootstrap=site.bootstrap,
+                    reads=[self.topics[hop]],
+                    writes=self.topics[hop + 1],
+                    partitions=site.partitions,
+                    joins=hop == 0,
+                    each=each,
+                ),
+            )
+            for hop in range(HOPS)
+        ]
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Its processes."""
+        return {f"relay-{self.name}-{hop}": process.pid for hop, process in enumerate(self.processes)}
+
+    def end(self) -> None:
+        """End it, and throw away what it has written."""
+        for process in self.processes:
+            process.kill()
+            process.wait()
+        asyncio.run(_deleted(self.site.bootstrap, self.topics))
+
+
+@contextmanager
+def listening(site: Site, topics: list[str]) -> Iterator[dict[str, dict[int, float]]]:
+    """Listen to topics; what was seen is there when this is left. All have as many partitions as the site."""
+    seen: dict[str, dict[int, float]] = {}
+    out = site.folder / "seen.json"
+    out.unlink(missing_ok=True)
+    process = reference("listen", Reference(bootstrap=site.bootstrap, reads=topics, partitions=site.partitions, out=str(out)))
+    try:
+        if process.stdout is None or process.stdout.readline() != "listening\n":
+            raise RuntimeError("the listener has not started: see above")
+        yield seen
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+    seen |= msgspec.json.decode(Path(out).read_bytes(), type=dict[str, dict[int, float]])
+
+
+def measured(bootstrap: str, broker: int, sizes: Sizes, parts: set[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The third and the fourth figure."""
+    with Site(bootstrap, settings=BUDGET) as site:
+        engine = Engine(site, sizes)
+        engine.start()
+        if "latency" in parts:
+            yield "latency", latency(engine, broker)
+        if "burst" in parts:
+            yield "burst", burst(engine, broker)
+
+
+def latency(engine: Engine, broker: int) -> dict[str, Any]:
+    """Raw record to alert beside the relays, in turns."""
+    site, sizes = engine.site, engine.sizes
+    relays = [Relay(site, each=False), Relay(site, each=True)]
+    alerts = site.topics.alerts
+    sent: dict[str, list[Sent]] = {"alerts": [], "blocks": [], "each": []}
+    watch = Watch(engine.pids | relays[0].pids | relays[1].pids | {"broker": broker})
+    try:
+        with listening(site, [alerts, *(relay.topics[-1] for relay in relays)]) as seen:
+            # The first turn is not counted: the broker's own compiler is at work.
+            for _ in range(1 + sizes.turns):
+                for relay in relays:
+                    load = Load(
+                        bootstrap=site.bootstrap,
+                        topic=relay.topics[0],
+                        partitions=site.partitions,
+                        **(engine.settings([(sizes.rate, sizes.seconds)]) | {"first": 10_000 * engine.turn}),
+                    )
+                    sent[relay.name].append(loaded(loading(load)))
+                sent["alerts"].append(engine.account(site.load(**engine.settings([(sizes.rate, sizes.seconds)]))))
+                engine.drained()
+        used = watch.taken()
+    finally:
+        for relay in relays:
+            relay.end()
+    found = {
+        name: _turns(turns, seen[topic])
+        for (name, turns), topic in zip(sent.items(), [alerts, *(r.topics[-1] for r in relays)], strict=True)
+    }
+    return _beside(found) | {"cpu": used, "rate": sizes.rate, "markers_a_second": MARKERS}
+
+
+def _turns(turns: list[Sent], seen: dict[int, float]) -> list[tuple[list[float], int]]:
+    """(delays, markers) of each turn; its beginning is left out."""
+    out = []
+    for turn in turns:
+        since = turn.began_at + SETTLE
+        out.append((delays(turn.markers, seen, since), sum(at >= since for at in turn.markers.values())))
+    return out
+
+
+def _beside(found: dict[str, list[tuple[list[float], int]]]) -> dict[str, Any]:
+    """Figures of all turns; ratios are medians over turns."""
+    out: dict[str, Any] = {}
+    for share, name in ((0.5, "p50"), (0.99, "p99")):
+        ours = [quantile(values, share) for values, _ in found["alerts"]]
+        for rival, label in (("blocks", "relay"), ("each", "relay_of_records")):
+            theirs = [quantile(values, share) for values, _ in found[rival]]
+            out[f"ratio_to_{label}_{name}"] = round(statistics.median(a / b for a, b in zip(ours, theirs, strict=True)), 2)
+    for name, turns in found.items():
+        every = [value for values, _ in turns for value in values]
+        out["alerts" if name == "alerts" else f"relay_of_{name}"] = summary(every, sum(many for _, many in turns))
+    return out
+
+
+def burst(engine: Engine, broker: int) -> dict[str, Any]:
+    """A steady rate, ten times as much, and the steady rate again."""
+    sizes, site = engine.sizes, engine.site
+    calm = max(sizes.burst / 3, 3.0)
+    phases = [(sizes.rate, calm), (10 * sizes.rate, sizes.burst), (sizes.rate, calm)]
+    watch = Watch(engine.pids | {"broker": broker})
+    with listening(site, [site.topics.alerts]) as heard:
+        sent = engine.account(site.load(**engine.settings(phases)))
+        engine.drained()
+    used = watch.taken()
+    seen = heard[site.topics.alerts]
+    begin = sent.began_at + calm
+    during = [at for at in sent.markers.values() if at >= begin]
+    done = {name: engine.workers[name].done for name in ("ingest", "actor", "object")}
+    return {
+        "before": summary(delays(sent.markers, seen, sent.began_at, begin), len(sent.markers) - len(during)),
+        "during_and_after": summary(delays(sent.markers, seen, begin), len(during)),
+        "events_in_burst": int(10 * sizes.rate * sizes.burst),
+        "produced_late_by_seconds": round(sent.late, 2),
+        "sent": engine.sent,
+        "lost": sum(engine.sent - many for many in done.values()),
+        "handled": done,
+        **used,
+    }
+
+
+async def _created(bootstrap: str, topics: list[str], partitions: int) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    try:
+        await admin.create_topics([NewTopic(topic, partitions, 1) for topic in topics])
+    finally:
+        await admin.close()
+
+
+async def _deleted(bootstrap: str, topics: list[str]) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    try:
+        await admin.delete_topics(topics)
+    finally:
+        await admin.close()
