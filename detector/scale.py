@@ -115,6 +115,7 @@ class Scale:
             block.stream.astype(np.int64) * CLASSES,
             self._kinds.of(block.names, block.actor),
             rows.actor_counts[counts.CELLS] if self.line == "main" else np.zeros(n),
+            rows.counts[counts.PAIR_DAYS],
             rows.actor_counts[counts.HOURS],
             peer,
             surprise,

@@ -3,7 +3,8 @@
 Per identity class (kind of actor, within its stream) and signal a histogram of *(edge, hour) cells*, each counted once at its
 strongest; the slow line counts (edge, day) cells. A surprise becomes G = -ln(share of cells at least as surprising): the scale is the
 same for all, an empty history says G = 0, nothing is strange. A class of few cells leans on its stream.
-An endpoint may teach at most ``cap`` cells an hour, so that a flood of spoofed addresses cannot make itself normal.
+An endpoint may teach at most ``cap`` cells an hour, so that a flood of spoofed addresses cannot make itself normal; partners of several
+days so many times as many, or what a hub's regulars do (clients of a name server) would be strange for ever.
 Signals add up inside a logarithm: score = 1/beta ln sum (w e^G)^beta, between the harmonic mean and the minimum of the p-values.
 """
 
@@ -186,6 +187,7 @@ def calibrate(
     everyone: np.ndarray,
     kind: np.ndarray,
     actor_cells: np.ndarray,
+    acquainted: np.ndarray,
     own_hours: np.ndarray,
     peer: np.ndarray,
     surprise: np.ndarray,
@@ -211,7 +213,8 @@ def calibrate(
     """Score rows, teach cells, collect evidence. Returns how many evidence rows and how many finished hours were written.
 
     ``surprise`` float64[signals, n], NaN = the row does not say. ``everyone`` int64[n]: the class of the row's whole stream, whose
-    classes follow it; ``kind`` int[n]: how far on the row's own class is. ``peer`` int32[n]: the actor's peer group, 0 = none.
+    classes follow it; ``kind`` int[n]: how far on the row's own class is. ``actor_cells`` float64[n]: cells of the actor this hour;
+    ``acquainted`` float64[n]: fading days on which the pair has met before. ``peer`` int32[n]: the actor's peer group, 0 = none.
     ``clock`` as CLOCK. ``cells`` float64[C, 4]: cells taught, cells and time at the last rebuild, whether ever built. ``means``
     float64[S, signals, 2]: running mean, cells in it. ``histogram``, ``gain``, ``term`` float64[C, signals, BINS]; ``peers``
     float64[G, signals, BINS]. ``object_``, ``pair``: records of OBJECT, and of PAIR with ``bins``.
@@ -293,7 +296,9 @@ def calibrate(
                 if o.cells_since == 0 or passed(now, o.cells_since * SECOND, unit, period):
                     o.cells = 0
                     o.cells_since = second_of(now)
-                if actor_cells[i] <= cap and o.cells < cap:
+                # Who has met on so many days is no flood of strangers: a hub's old partners are heard too.
+                room = cap * max(acquainted[i], 1.0)
+                if actor_cells[i] <= room and o.cells < room:
                     o.cells = min(o.cells + 1, MOST_CELLS)
                     p.taught = 1
                     since = level[s, 2 * many]

@@ -60,6 +60,7 @@ class Calibrator:
         stream: int = 0,
         kind: int = 0,
         peer: int = 0,
+        days: list[float] | float = 0.0,
     ) -> tuple[np.ndarray, np.ndarray]:
         """(float64[n] scores, evidence rows)."""
         n = len(time)
@@ -78,6 +79,7 @@ class Calibrator:
             np.full(n, stream * self.kinds, np.int64),
             np.full(n, kind, np.int8),
             np.broadcast_to(np.asarray(cells, np.float64), n).copy(),
+            np.broadcast_to(np.asarray(days, np.float64), n).copy(),
             np.full(n, 7.0),
             np.full(n, peer, np.int32),
             matrix,
@@ -224,6 +226,22 @@ def test_an_endpoint_teaches_so_many_cells_an_hour_at_most() -> None:
 def test_an_actor_teaches_so_many_cells_an_hour_at_most() -> None:
     calibrator = Calibrator()
     calibrator.rows([NOON] * 100, [2.0] * 100, object=list(range(100)), pair=list(range(100)), cells=list(range(1, 101)))
+    assert calibrator.histogram.sum() == CAP
+
+
+def test_a_hub_is_taught_by_its_old_partners_when_strangers_have_had_their_share() -> None:
+    calibrator = Calibrator(age=100 * DAY)
+    strangers, partners = [0.0] * 100, [5.0] * 100
+    calibrator.rows([NOON] * 200, [2.0] * 100 + [7.0] * 100, pair=list(range(200)), cells=50, days=strangers + partners)
+    assert calibrator.histogram[0, 0, bin_of(7.0)] == 0.0
+    calibrator.rows([NOON + HOUR] * 200, [2.0] * 100 + [7.0] * 100, pair=list(range(200)), days=strangers + partners)
+    assert calibrator.histogram[0, 0, bin_of(2.0)] == pytest.approx(CAP, rel=0.01)
+    assert calibrator.histogram[0, 0, bin_of(7.0)] == pytest.approx(4 * CAP, rel=0.01)
+
+
+def test_a_flood_of_yesterdays_strangers_is_still_one_of_strangers() -> None:
+    calibrator = Calibrator(age=100 * DAY)
+    calibrator.rows([NOON] * 100, [2.0] * 100, pair=list(range(100)), days=1.0)
     assert calibrator.histogram.sum() == CAP
 
 

@@ -11,6 +11,7 @@ from connectors.event import Action, Stream
 from models.kernels import HOUR, MINUTE
 from models.signals import EXPECTED, SEEN, SURPRISE, USUAL, Signal
 from models.signals.attestation import Attestation
+from models.signals.egress import Egress
 from models.signals.gpu_hours import GpuHours
 from models.signals.hoarding import Hoarding
 from models.signals.outward import Outward
@@ -186,6 +187,23 @@ def test_what_is_held_is_told_with_what_would_be_normal() -> None:
     assert Hoarding().text(64.2, 2.04, 3.5, "user:ann", "-") == "user:ann holds 64 GPUs at once, 2 expected, up to 4 would be normal"
 
 
+# --- egress to the outside ------------------------------------------------------------------------------------------------------------
+
+
+def _sent(hours: range, moved: float, outside: bool = False) -> Events:
+    return events([START + int(hour * HOUR) for hour in hours], 1, 300, stream=Stream.flow, moved=moved, outward=outside)
+
+
+def test_what_moves_within_the_site_is_no_cover_for_what_leaves_it() -> None:
+    past = _sorted(_sent(range(200), 400e9), _sent(range(200), 1e6, outside=True))
+    theft = _sent(range(200, 201), 60e9, outside=True)
+    both, alone = _surprise(_after(Egress, past), theft)[0], _surprise(_after(lambda: Egress(outside=True), past), theft)[0]
+    assert both < 1.0
+    assert alone > 6.0
+    assert np.isnan(_surprise(_after(lambda: Egress(outside=True), past), _sent(range(200, 201), 60e9))).all()
+    assert "sent to the outside" in Egress(outside=True).text(15.0, 0.1, 0.2, "sa:bio/loader", "ip:203.0.113.9")
+
+
 # --- outward --------------------------------------------------------------------------------------------------------------------------
 
 
@@ -247,6 +265,24 @@ def test_a_newcomer_is_judged_by_everyone() -> None:
 
 def test_other_streams_say_nothing_of_the_outside() -> None:
     assert np.isnan(Stage(Outward).play(events([START], stream=Stream.registry, outward=True))).all()
+
+
+def _log_ins(hours: range, who: int = 1, outside: bool = False) -> Events:
+    time = np.array([START + int(hour * HOUR) for hour in hours])
+    return events(time, who, 300, stream=Stream.auth, action=Action.login, outward=outside)
+
+
+def test_a_log_in_from_outside_is_strange_where_people_work_inside_and_only_there() -> None:
+    def calls() -> Outward:
+        return Outward(calls=True)
+
+    office = _sorted(*[_log_ins(range(300), who) for who in range(1, 10)])
+    assert _surprise(_after(calls, office), _log_ins(range(301, 302), 1, outside=True))[0] > 4.0
+    remote = _sorted(*[_log_ins(range(300), who, outside=True) for who in range(1, 10)])
+    assert _surprise(_after(calls, remote), _log_ins(range(301, 302), 1, outside=True))[0] < 0.2
+    # Flows are the trade of the other.
+    assert np.isnan(Stage(calls).play(_flows(range(1), outside=True))).all()
+    assert "user:ann comes from ip:203.0.113.9, which is outside" in calls().text(0.0, 0.1, 200.0, "user:ann", "ip:203.0.113.9")
 
 
 def test_calling_out_is_sooner_usual_inside_an_announced_change() -> None:

@@ -97,7 +97,8 @@ class Egress(Signal):
     registry records show, one an actor and hour; until ten are seen, ``model_bytes``. What is read from a registry and what is sent
     over the network are two sums.
     Fails on a drip slower than the memory, and on actors whose trade is moving models. Cost: two logarithms and an exponential an
-    event, 58 bytes an actor. Parameters: ``model_bytes``, ``memory_hours``.
+    event, 58 bytes an actor. Parameters: ``model_bytes``, ``memory_hours``, ``outside``: count only what is sent to addresses outside
+    the site, so that the terabytes which move within it are no cover; a model is then as large as ``model_bytes`` says.
     """
 
     unit = "model-sizes"
@@ -106,6 +107,7 @@ class Egress(Signal):
     weight: float = 0.3
     model_bytes: Annotated[float, msgspec.Meta(ge=1e6, le=1e15)] = 4e9
     memory_hours: Annotated[float, msgspec.Meta(gt=0, le=8760)] = 24.0
+    outside: bool = False
 
     @property
     def visit(self) -> Visit:
@@ -126,7 +128,7 @@ class Egress(Signal):
             rows.time,
             rows.learn,
             rows.pace,
-            rows.moved,
+            np.where(rows.outward, rows.moved, np.nan) if self.outside else rows.moved,
             rows.basis,
             rows.model,
             rows.slots["actor"],
@@ -140,8 +142,9 @@ class Egress(Signal):
 
     def text(self, seen: float, expected: float, usual: float, actor: str, object: str) -> str:
         """See the contract."""
+        moved = "sent to the outside" if self.outside else "moved"
         return (
-            f"{actor} moved {_sizes(seen)} in the last day, {_sizes(max(expected, 0.0))} expected, "
+            f"{actor} {moved} {_sizes(seen)} in the last day, {_sizes(max(expected, 0.0))} expected, "
             f"up to {_sizes(max(usual, 0.0))} would be normal"
         )
 

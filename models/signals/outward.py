@@ -1,4 +1,4 @@
-"""Outward: an identity that talks to addresses outside the site, and did not use to."""
+"""Outward: an identity that talks to addresses outside the site, or comes from one, and did not use to."""
 
 from __future__ import annotations
 
@@ -32,10 +32,11 @@ def _outward(
     clock: np.ndarray,
     everyone: np.ndarray,
     memory: float,
+    flows: bool,
     out: np.ndarray,
 ) -> None:
     for i in range(len(time)):
-        if stream[i] != FLOW:
+        if (stream[i] == FLOW) != flows:
             out[:, i] = math.nan
             continue
         row = table[slot[i]]
@@ -73,15 +74,18 @@ class Outward(Signal):
 
     Idea: a job, a database or a node has its partners inside; one that suddenly talks to the Internet brings tools in or data out. An
     hour counts once, however many flows it has, and when it is over; so a flood buys one hour, and an identity that never comes back
-    teaches nobody. Flows that stay inside score 0; rows of other streams say nothing.
+    teaches nobody. What stays inside scores 0.
+    With ``calls`` not whom a flow goes to but where a log-in or a request comes from, on the streams whose records name that address;
+    where people work from outside as a rule, their own hours and everyone's keep it silent.
     Fails on identities that browse or call out anyway (people, loaders, gateways), where a proxy stands between, and where the outside
     has names and not addresses. Cost: a logarithm an outward flow, an exponential an hour and actor; 13 bytes an actor. Parameters:
-    ``memory_days``. Paper: a beta-binomial share (Skellam, 1948).
+    ``calls``, ``memory_days``. Paper: a beta-binomial share (Skellam, 1948).
     """
 
     unit = "hours with the outside"
 
     weight: float = 0.1
+    calls: bool = False
     memory_days: Annotated[float, msgspec.Meta(gt=0, le=3650)] = 30.0
 
     @property
@@ -112,16 +116,18 @@ class Outward(Signal):
             scalars[:2],
             scalars[2:],
             memory,
+            not self.calls,
             out,
         )
 
     def text(self, seen: float, expected: float, usual: float, actor: str, object: str) -> str:
         """See the contract."""
         everyone = f"everyone: 1 in {number(min((usual + LEAN) / max(expected, 1e-9), 1e9))}"
+        does, did = ("comes from", "came from outside") if self.calls else ("talks to", "talked to the outside")
         if usual < 0.5:
-            return f"{actor} talks to {object}, which is outside, in its first active hour ({everyone})"
-        own = f"in {number(round(seen))} of its {number(round(usual))} active hours it talked to the outside"
-        return f"{actor} talks to {object}, which is outside; {own} ({everyone})"
+            return f"{actor} {does} {object}, which is outside, in its first active hour ({everyone})"
+        own = f"in {number(round(seen))} of its {number(round(usual))} active hours it {did}"
+        return f"{actor} {does} {object}, which is outside; {own} ({everyone})"
 
 
 LEARNER = Outward
