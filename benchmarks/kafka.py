@@ -37,7 +37,7 @@ ON_RECORDS, LIVE, KEPT = PARTS[:3], PARTS[3:5], PARTS[5:]
 
 
 class Sizes(NamedTuple):
-    """How much is done. ``records``: raw ones; ``agent``: of them for the Faust agent; ``identities``: who is in them. ``rate``: events a
+    """How much is done. ``records``: raw ones; ``agent``: of them for the Faust agent; ``identities``: in them. ``rate``: events a
     second of the live parts, ``history``: events before; ``seconds``: of a turn of each rival, ``turns``: how many; ``burst``: seconds.
     ``kept``: identities of the states; ``loaded``: seconds of load on them."""
 

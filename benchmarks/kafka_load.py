@@ -1,6 +1,6 @@
 """Raw records for ``benchmarks.kafka``, and a process that produces them at a rate.
 
-``python -m benchmarks.kafka_load '<settings as JSON>'`` (see ``Load``) produces and then writes one JSON object (see ``Sent``): how many
+``python -m benchmarks.kafka_load '<settings as JSON>'`` (see ``Load``) produces, then writes one JSON object (see ``Sent``): how many
 it has sent, when it sent each marker, and how far behind its timetable it has been at worst.
 
 Hosts keep to a few servers each. A *marker* is a record that is surely surprising: a host of which only ordinary things are known sends

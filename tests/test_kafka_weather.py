@@ -1,4 +1,4 @@
-"""Bad weather at a worker's start: whatever is wrong, it says so in one sentence, and ends with a code that says whether to try again."""
+"""Bad weather at a worker's start: whatever is wrong, it says so in one sentence, and its exit code says whether to try again."""
 
 from __future__ import annotations
 
