@@ -87,7 +87,7 @@ def test_a_recorded_topic_replays_to_the_alerts_of_its_log_byte_for_byte(raw: Pa
     summary, alerts = replayed(raw)
     assert summary.events == len(LINES)
     assert anywhere(alerts) == anywhere(truth)
-    assert {piece.partition for alert in alerts for piece in alert.evidence} == {"zeek:0"}
+    assert {piece.partition for alert in alerts for piece in alert.evidence} == {"zeek-0"}
     assert len(read_manifest(raw).logs) == -(-len(LINES) // 2000)
 
 
@@ -124,7 +124,7 @@ def test_arrival_rules_over_event_time_where_it_was_recorded(tmp_path: Path) -> 
             return []
 
         def title(self, paths: tuple[str, ...]) -> None:
-            assert paths == ("zeek:0", "zeek:1")
+            assert paths == ("zeek-0", "zeek-1")
 
     list(tallies(Pipeline(Tap(), names=names), inputs))
     assert seen == [0] * 600 + [1] * 300

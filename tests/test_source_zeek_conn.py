@@ -336,6 +336,11 @@ def mutated(draw: st.DrawFn) -> bytes:
     return bytes(text)
 
 
+def test_a_mark_outside_the_tag_says_the_same_in_a_batch_of_one_and_of_many() -> None:
+    odd = raw(SPELLINGS["tagged"])[:-1] + b', "@stream": "0"}'
+    assert decode(odd).skipped == decode(odd, raw(SPELLINGS["untagged"])).skipped == {"other": 1}
+
+
 @settings(max_examples=250, deadline=None)
 @given(st.lists(st.binary(max_size=40) | mutated(), max_size=6), st.lists(st.sampled_from(list(SPELLINGS)), min_size=1, max_size=3))
 def test_whatever_comes_gives_typed_rejects_and_leaves_the_others_as_they_are(bad: list[bytes], good: list[str]) -> None:

@@ -88,6 +88,13 @@ class _Conn(msgspec.Struct, kw_only=True, gc=False, rename=_IDS):
     conn_state: str = ""
 
 
+#: Marks of a record, or of what is around it, when it is a connection.
+_MARKED: tuple[tuple[str, Any, Any], ...] = (
+    ("stream", Literal["conn"], msgspec.field(name="@stream", default="conn")),
+    ("path", Literal["conn"], msgspec.field(name="_path", default="conn")),
+)
+
+
 def _shape(clock: type, spelling: dict[str, str]) -> type[msgspec.Struct]:
     """The strict form of ``_Conn`` with one kind of time and one spelling of ids.
 
@@ -99,11 +106,7 @@ def _shape(clock: type, spelling: dict[str, str]) -> type[msgspec.Struct]:
         typed = clock if name == "ts" else {"str": str, "float": float}[kind]
         fields.append((name, typed, "" if typed is str else NAN) if name in optional else (name, typed))
     other = "id_orig_h" if spelling else "id.orig_h"
-    fields += [
-        ("other", None, msgspec.field(name=other, default=None)),
-        ("stream", Literal["conn"], msgspec.field(name="@stream", default="conn")),
-        ("path", Literal["conn"], msgspec.field(name="_path", default="conn")),
-    ]
+    fields += [("other", None, msgspec.field(name=other, default=None)), *_MARKED]
     return msgspec.defstruct("Conn", fields, kw_only=True, gc=False, rename=spelling)
 
 
@@ -113,7 +116,8 @@ def _plain(struct: type[msgspec.Struct]) -> Callable[[Sequence[bytes]], list[Any
 
 
 def _tagged(struct: type[msgspec.Struct]) -> Callable[[Sequence[bytes]], list[Any]]:
-    wrapper = msgspec.defstruct("Tagged", [("conn", struct), ("ts", None, None)], gc=False)
+    # A mark outside the tag goes before it, as in ``_one``: other marks do not fit this shape.
+    wrapper = msgspec.defstruct("Tagged", [("conn", struct), ("ts", None, None), *_MARKED], gc=False)
     decode = msgspec.json.Decoder(wrapper).decode
     inner = attrgetter("conn")
     return lambda records: [inner(decode(record)) for record in records]
