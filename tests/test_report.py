@@ -199,7 +199,7 @@ def test_a_page_of_hostile_names_runs_none_of_them(browser: Browser, gathered: G
     tab.hover(".plot .main-svg")
     assert (said, seen.complaints, seen.requests) == ([], [], [address(path)])
     assert tab.evaluate("document.querySelectorAll('img').length") == 0
-    assert "<img src=x" in tab.inner_text("#timeline")
+    assert "<img src" in tab.inner_text("#timeline")
 
 
 @pytest.mark.browser
