@@ -108,7 +108,7 @@ def test_a_page_made_from_the_plug_ins_is_of_this_release(path: Path, page: Any)
 
 def built(folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(  # noqa: S603  the documented command
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)],
+        [sys.executable, "-m", "mkdocs", "build", "-f", "deploy/mkdocs.yml", "--strict", "--quiet", "--site-dir", str(folder)],
         cwd=ROOT,
         # The theme's makers announce their plans on every build, on standard error.
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
