@@ -96,6 +96,7 @@ def test_sources_lists_each_source_with_what_it_can_and_cannot_feed(tocsin) -> N
     assert "egress" in harbor[harbor.index("cannot") :]
 
 
+@pytest.mark.slow
 def test_check_names_file_key_and_what_was_expected(tmp_path: Path, tocsin) -> None:  # type: ignore[no-untyped-def]
     good = tmp_path / "good.toml"
     good.write_text("[budget]\nalerts_per_day = 3\n")
@@ -113,6 +114,7 @@ def test_check_names_file_key_and_what_was_expected(tmp_path: Path, tocsin) -> N
     tocsin("check", tmp_path / "absent.toml", code=2)
 
 
+@pytest.mark.slow
 def test_inputs_that_are_no_traces_get_a_sentence_and_their_exit_code(tmp_path: Path, tocsin) -> None:  # type: ignore[no-untyped-def]
     empty = tmp_path / "empty.log"
     empty.touch()
@@ -185,6 +187,7 @@ def test_an_unknown_option_or_command_is_a_usage_error(trace: Path, tocsin) -> N
     tocsin("replay", trace, "--limit", "0", code=2)
 
 
+@pytest.mark.slow
 def test_no_output_is_ever_written_over_an_input(trace: Path, tmp_path: Path, tocsin) -> None:  # type: ignore[no-untyped-def]
     before = trace.read_bytes()
     (tmp_path / "link.log").symlink_to(trace)
@@ -202,6 +205,7 @@ def test_a_state_that_cannot_be_used_has_its_own_exit_code(trace: Path, tmp_path
     assert str(state) in tocsin("replay", trace, "--state", state, code=4).stderr
 
 
+@pytest.mark.slow
 def test_the_demo_catches_contains_and_sums_up(tmp_path: Path, tocsin) -> None:  # type: ignore[no-untyped-def]
     done = tocsin("demo", "--out", tmp_path / "demo")
     assert "verified" in done.stdout

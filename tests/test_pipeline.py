@@ -114,6 +114,7 @@ def test_several_logs_merge_the_same_way_in_any_cut(tmp_path: Path) -> None:
     assert [(a.uid, a.revision) for a in run([single])[1]] == [(a.uid, a.revision) for a in run(paths)[1]]
 
 
+@pytest.mark.slow
 def test_the_hash_seed_changes_nothing(trace: Path, tmp_path: Path) -> None:
     seen = set()
     for seed in ("1", "4711"):
