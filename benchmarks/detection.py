@@ -1,7 +1,10 @@
 """What the detector catches, how soon and at what cost in alerts, beside counters and detectors that know less, on recorded data.
 
-``python -m benchmarks.detection [--data DIR] [--only NAME ...] [--config FILE] [--partitions N ...] [--frog] [--json]``. Progress goes
-to stderr, tables to stdout, or with ``--json`` the figures alone.
+``python -m benchmarks.detection [--data DIR] [--only NAME ...] [--config FILE] [--partitions N ...] [--frog] [--json [FILE]]``
+
+Progress goes to stderr, tables to stdout; the figures as JSON to FILE, or alone to stdout. Besides the recorded sets there is
+``simulated``: every scenario of the simulator on one background, where a row's attack is its scenario (``benchmarks.scenarios`` plays
+them one by one).
 
 ``auc``, ``ap``            of single rows, attack against benign (ROC; average precision); ties count half, or come together
 ``macro_auc``, ``_5``      mean over attack names of at least 50 (5) rows of the AUC against all benign rows
@@ -9,7 +12,9 @@ to stderr, tables to stdout, or with ``--json`` the figures alone.
 ``names_caught``           share of attack names with an alert that opened on one of their rows, at a budget of 10 alerts a day with the
                            threshold known at that moment. ``loose`` beside it counts alerts on an end of the attack in its hour: chance
                            alone is good at that
-``precision``              share of alerts that opened on an attack row
+``precision``              share of alerts that opened on an attack row; ``false`` the others, a day
+``beaten``                 ratios of this run, ours to the best rival's: share of row pairs in the wrong order (1 - AUC, lower is
+                           better), names caught, speed against river's HalfSpaceTrees on the same rows
 ``ours_evidence``          our score plus the evidence accumulated on the identity that a row is blamed on
 """
 
@@ -34,6 +39,8 @@ from benchmarks.blame import best_figures, evidence
 from benchmarks.datasets import BENIGN, STEPS, DataSet, Unusable, find, load
 from benchmarks.frog import frog
 from benchmarks.ours import BATCH, Run, openings, run
+from benchmarks.simulated import NAME as SIMULATED
+from benchmarks.simulated import simulated
 from benchmarks.tables import BUDGETS, Figures, shown, shown_budgets, shown_frogs
 from benchmarks.verdicts import DAY, alert_figures, by_attack, row_figures
 from connectors.alert import Evidence
@@ -56,6 +63,7 @@ FIGURES = (
     "names_caught_at_10_per_day",
     "precision_at_10_per_day",
     "alerts_per_day",
+    "false_per_day",
     "events_per_second",
 )
 
@@ -73,11 +81,18 @@ def judged(scores: np.ndarray, data: DataSet, seconds: float) -> Figures:
     return figures
 
 
+def false_per_day(figures: Figures) -> float | None:
+    """Alerts a day that opened on no attack."""
+    precision = figures["precision_at_10_per_day"]
+    return None if precision is None else figures["alerts_per_day"] * (1.0 - precision)
+
+
 def rival(scores: np.ndarray, data: DataSet, seconds: float) -> Figures:
     """All figures of a score that makes no alerts of its own."""
     figures = judged(scores, data, seconds)
     if data.days >= FEWEST_DAYS:
         figures |= best_figures(data, scores, PER_DAY)
+        figures["false_per_day"] = false_per_day(figures)
     return figures
 
 
@@ -86,6 +101,7 @@ def own(found: Run, data: DataSet) -> Figures:
     figures = judged(found.scores, data, found.seconds)
     if data.days >= FEWEST_DAYS:
         figures |= alert_figures(openings(found.of_line("main"), data), data)
+        figures["false_per_day"] = false_per_day(figures)
         figures["slow_per_day"] = len(found.of_line("slow")) / data.days
     if data.name in STEPS:
         figures["steps"] = steps(data.name, found.strongest)
@@ -141,8 +157,30 @@ def budget(data: DataSet, config: Config) -> Figures:
     return figures
 
 
-def data_sets(folder: Path, only: list[str] | None) -> Iterator[DataSet]:
+def beaten(table: dict[str, Figures]) -> Figures:
+    """Ours over the best rival's, where both are known; of chance nothing is asked."""
+
+    def best(key: str) -> float:
+        found = [figures.get(key) for name, figures in table.items() if name in references.NAMES and name != "random"]
+        return max((value for value in found if value is not None), default=0.0)
+
+    mine, trees = table["ours"], table["half_space_trees"]
+    ratios: Figures = {}
+    for key in ("auc", "hard_auc", "macro_auc"):
+        if mine.get(key) is not None and best(key) < 1.0:
+            ratios[f"wrong_order_{key}"] = (1.0 - mine[key]) / (1.0 - best(key))
+    if mine.get("names_caught_at_10_per_day") is not None and (rivals := best("names_caught_at_10_per_day")) > 0.0:
+        ratios["names_caught"] = mine["names_caught_at_10_per_day"] / rivals
+    if mine["events_per_second"] and trees["events_per_second"]:
+        ratios["speed_to_half_space_trees"] = mine["events_per_second"] / trees["events_per_second"]
+    return ratios
+
+
+def data_sets(folder: Path, only: list[str] | None, config: Config) -> Iterator[DataSet]:
     """The sets there are; those that are not are said."""
+    if only is None or SIMULATED in only:
+        say(f"{SIMULATED}: every scenario on one background")
+        yield simulated(config)
     for name, path in find(folder).items():
         if only is not None and name not in only:
             continue
@@ -154,7 +192,6 @@ def data_sets(folder: Path, only: list[str] | None) -> Iterator[DataSet]:
         except Unusable as error:
             say(str(error))
             continue
-        say(f"{name}: {len(data):,} rows, {data.days:.2f} days, {len(data.attacks)} attack names, {data.rejected} records rejected")
         yield data
 
 
@@ -188,6 +225,8 @@ def measure(sets: list[DataSet], config: Config, partitions: list[int]) -> tuple
         finally:
             apart.stop()
     order = ["ours", *(f"ours_{many}_partitions" for many in partitions), "ours_evidence", *references.NAMES]
+    for table in tables.values():
+        table["ours"]["beaten"] = beaten(table)
     return {name: {row: table[row] for row in order if row in table} for name, table in tables.items()}, budgets
 
 
@@ -200,7 +239,7 @@ def rounded(value: Any) -> Any:
 
 def as_json(tables: dict[str, dict[str, Figures]], budgets: dict[str, Figures], frogs: list[dict[str, object]]) -> dict[str, Any]:
     """The figures in the form that ``--json`` prints."""
-    kept = (*FIGURES, "steps")
+    kept = (*FIGURES, "steps", "beaten")
     said: dict[str, Any] = {
         name: {row: {key: figures[key] for key in kept if key in figures} for row, figures in table.items()}
         for name, table in tables.items()
@@ -238,12 +277,12 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="NAME", help="only these data sets")
     parser.add_argument("--config", type=Path, help="a configuration over the default one")
     parser.add_argument(
-        "--partitions", type=int, nargs="+", default=[1], metavar="N", help="also with the work split N ways; the first is 'ours'"
+        "--partitions", type=int, nargs="+", default=[1, 4], metavar="N", help="also with the work split N ways; the first is 'ours'"
     )
     parser.add_argument("--frog", action="store_true", help="also the boiling frog (minutes)")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="the figures as JSON, to a file, or alone to stdout")
     given = parser.parse_args()
-    known = find(given.data)
+    known = [SIMULATED, *find(given.data)]
     unknown = [name for name in given.only or [] if name not in known]
     if unknown:
         parser.error(f"--only {' '.join(unknown)}: there are {', '.join(known)}")
@@ -253,16 +292,21 @@ def main() -> None:
         config = read(given.config)
     except ConfigError as error:
         parser.error(str(error))
-    sets = list(data_sets(given.data, given.only))
+    sets = []
+    for data in data_sets(given.data, given.only, config):
+        sets.append(data)
+        say(f"{data.name}: {len(data):,} rows, {data.days:.2f} days, {len(data.attacks)} attack names, {data.rejected} rejected")
     tables, budgets = measure(sets, config, list(dict.fromkeys(given.partitions)))
     frogs = []
     for data in sets:
         if given.frog and data.name == "darpa98-june":
             say("boiling frog")
             frogs = frog(data.where(data.truth == BENIGN, data.name), config, PER_DAY)
-    if given.json:
+    if given.json == "-":
         print(json.dumps(as_json(tables, budgets, frogs)))
         return
+    if given.json:
+        Path(given.json).write_text(json.dumps(as_json(tables, budgets, frogs)), encoding="utf-8")
     parts = [shown(name, table) for name, table in tables.items()]
     parts += [shown_budgets(budgets)] if budgets else []
     parts += [shown_frogs(frogs)] if frogs else []

@@ -1,4 +1,4 @@
-"""The rivals: scores of the very same rows by trivial counters and by detectors of river and scikit-learn.
+"""The rivals: scores of the very same rows by trivial counters, by detectors of river and scikit-learn, and by xStream.
 
 Every rival scores a row before it learns it, knows no label and nothing that comes later. The detectors get the features of
 ``features``; the slow ones run in a process of their own (``python -m benchmarks.references FOLDER ...``), every row of them.
@@ -134,17 +134,6 @@ def isolation_forest(x: np.ndarray, time: np.ndarray) -> np.ndarray:
     return scores
 
 
-def half_space_trees(x: np.ndarray) -> np.ndarray:
-    """river's, with its defaults."""
-    model: Any = anomaly.HalfSpaceTrees(seed=SEED)
-    scores = np.zeros(len(x))
-    for i, row in enumerate(x.tolist()):
-        said = dict(enumerate(row))
-        scores[i] = model.score_one(said)
-        model.learn_one(said)
-    return scores
-
-
 def gaussian_scorer(x: np.ndarray) -> np.ndarray:
     """river's, with its defaults, of the one number that the best counter counts: ln of the rows this minute."""
     scorer: Any = anomaly.GaussianScorer
@@ -156,10 +145,93 @@ def gaussian_scorer(x: np.ndarray) -> np.ndarray:
     return scores
 
 
+def row_by_row(model: Any, x: np.ndarray) -> np.ndarray:
+    """Of a river detector that scores a row before it learns it."""
+    scores = np.zeros(len(x))
+    for i, row in enumerate(x.tolist()):
+        said = dict(enumerate(row))
+        scores[i] = model.score_one(said)
+        model.learn_one(said)
+    return scores
+
+
+def half_space_trees(x: np.ndarray) -> np.ndarray:
+    """river's, with its defaults."""
+    return row_by_row(anomaly.HalfSpaceTrees(seed=SEED), x)
+
+
+def one_class_svm(x: np.ndarray) -> np.ndarray:
+    """river's, with its defaults."""
+    return row_by_row(anomaly.OneClassSVM(), x)
+
+
+def loda(x: np.ndarray) -> np.ndarray:
+    """river's, with its defaults."""
+    return row_by_row(anomaly.LODA(seed=SEED), x)
+
+
+#: xStream as its paper has it: this many projections and chains, of this depth; counters a level; rows a window.
+_PROJECTIONS, _CHAINS, _DEPTH, _CELLS, _WINDOW = 20, 50, 15, 1 << 12, 2048
+
+
+@njit(cache=True)
+def _chains(x: np.ndarray, shift: np.ndarray, width: np.ndarray, chosen: np.ndarray, window: int, cells: int) -> np.ndarray:
+    """Minus the mean over chains of the lowest log2(1 + count) + level; counts are those of the window before, of the present one
+    while there is none."""
+    chains, depth = chosen.shape
+    before = np.zeros((chains, depth, cells), np.float32)
+    present = np.zeros((chains, depth, cells), np.float32)
+    scores = np.zeros(len(x))
+    z, times = np.zeros(x.shape[1]), np.zeros(x.shape[1], np.int64)
+    for i in range(len(x)):
+        counts = before if i >= window else present
+        total = 0.0
+        for c in range(chains):
+            times[:] = 0
+            lowest = np.inf
+            bins = np.uint64(14695981039346656037)
+            for level in range(depth):
+                f = chosen[c, level]
+                if times[f] == 0:
+                    z[f] = (x[i, f] + shift[c, f]) / width[f]
+                else:
+                    z[f] = 2.0 * z[f] - shift[c, f] / width[f]
+                times[f] += 1
+                bins = (bins ^ np.uint64(np.int64(np.floor(z[f])))) * np.uint64(1099511628211)
+                bins ^= bins >> np.uint64(29)
+                cell = np.int64(bins % np.uint64(cells))
+                lowest = min(lowest, np.log2(1.0 + counts[c, level, cell]) + level + 1)
+                present[c, level, cell] += 1.0
+            total += lowest
+        scores[i] = -total / chains
+        if (i + 1) % window == 0:
+            before, present = present, before
+            present[:] = 0.0
+    return scores
+
+
+def xstream(x: np.ndarray) -> np.ndarray:
+    """Half-space chains over random projections (Manzoor, Lamba and Akoglu, 2018). Written here: what is published of it draws in
+    packages that are not kept up. Widths come from the features' range, which is [0, 1], and not from the first rows."""
+    draw = np.random.default_rng(SEED)
+    signs = draw.choice([-1.0, 0.0, 1.0], (x.shape[1], _PROJECTIONS), p=[1 / 6, 2 / 3, 1 / 6]) * math.sqrt(3.0 / _PROJECTIONS)
+    width = np.maximum(np.abs(signs).sum(0) / 2.0, 1e-9)
+    shift = draw.random((_CHAINS, _PROJECTIONS)) * width
+    chosen = draw.integers(0, _PROJECTIONS, (_CHAINS, _DEPTH))
+    scores: np.ndarray = _chains(x @ signs, shift, width, chosen, _WINDOW, _CELLS)
+    return scores
+
+
 #: Counters made of the rows themselves.
 COUNTERS: dict[str, Callable[[DataSet], np.ndarray]] = {"rows_this_minute": rows_this_minute, "new_edge": new_edge, "random": chance}
 #: Row by row in Python.
-SLOW: dict[str, Callable[[np.ndarray], np.ndarray]] = {"half_space_trees": half_space_trees, "gaussian_scorer": gaussian_scorer}
+SLOW: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "half_space_trees": half_space_trees,
+    "gaussian_scorer": gaussian_scorer,
+    "one_class_svm": one_class_svm,
+    "loda": loda,
+    "xstream": xstream,
+}
 #: All rivals, in the order in which they are shown.
 NAMES = (*COUNTERS, *SLOW, "isolation_forest")
 

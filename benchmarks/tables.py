@@ -19,6 +19,7 @@ SHOWN = {
     "instances_caught": "inst.",
     "precision_at_10_per_day": "prec.",
     "alerts_per_day": "a day",
+    "false_per_day": "false",
     "worst_day": "worst",
     "slow_per_day": "slow",
     "delay_seconds": "delay s",
@@ -53,10 +54,13 @@ def shown(name: str, table: dict[str, Figures]) -> str:
     rows += [[row, *(_cell(key, figures.get(key)) for key in keys)] for row, figures in table.items()]
     text = aligned(rows)
     attacks = list(table["ours"]["by_attack"])
-    if len(attacks) <= 8:
+    if len(attacks) <= 15:
         per = [["AUC by attack", *attacks]]
         per += [[row, *(_cell("", figures["by_attack"].get(attack)) for attack in attacks)] for row, figures in table.items()]
         text += f"\n\n{aligned(per)}"
+    if table["ours"].get("beaten"):
+        ratios = ", ".join(f"{key.replace('_', ' ')} {ratio:.2f}" for key, ratio in table["ours"]["beaten"].items())
+        text += f"\n\nours to the best rival: {ratios}"
     for step, rank in table["ours"].get("steps", {}).items():
         text += f"\n{step}: {'not among the strongest evidence' if rank is None else f'number {rank} of the strongest evidence'}"
     return text

@@ -17,6 +17,7 @@ from benchmarks.datasets import BENIGN, NEITHER, DataSet, Unusable, find, load
 from benchmarks.detection import as_json, budget, measure
 from benchmarks.frog import BEFORE, LASTING, catch, grown, on_edge, rows_of, usual
 from benchmarks.ours import openings, run
+from benchmarks.simulated import simulated
 from benchmarks.tables import shown, shown_budgets, shown_frogs
 from benchmarks.verdicts import DAY, HOUR, Openings
 from connectors.event import Block
@@ -317,7 +318,13 @@ def test_every_score_stands_in_the_table_with_every_figure(tmp_path: Path) -> No
     said = json.loads(json.dumps(as_json(tables, budgets, [])))
     assert list(said["darpa98-june"]) == ["ours", "ours_evidence", *references.NAMES]
     expected = {"auc", "ap", "macro_auc", "macro_auc_5", "hard_auc", "hard_ap"}
-    expected |= {"names_caught_at_10_per_day", "precision_at_10_per_day", "alerts_per_day", "events_per_second"}
+    expected |= {"names_caught_at_10_per_day", "precision_at_10_per_day", "alerts_per_day", "false_per_day", "events_per_second"}
+    beaten = said["darpa98-june"]["ours"].pop("beaten")
+    assert set(beaten) <= {f"wrong_order_{key}" for key in ("auc", "hard_auc", "macro_auc")} | {
+        "names_caught",
+        "speed_to_half_space_trees",
+    }
+    assert all(ratio >= 0.0 for ratio in beaten.values())
     for name, figures in said["darpa98-june"].items():
         assert set(figures) == expected, name
     assert said["darpa98-june"]["ours"]["auc"] > said["darpa98-june"]["random"]["auc"] + 0.2
@@ -338,7 +345,7 @@ def test_a_set_without_attacks_has_its_budget_measured() -> None:
 
 def test_the_command_prints_one_json_and_says_what_is_absent(tmp_path: Path) -> None:
     done = subprocess.run(  # noqa: S603 - our own module
-        [sys.executable, "-m", "benchmarks.detection", "--data", str(tmp_path), "--json"],
+        [sys.executable, "-m", "benchmarks.detection", "--data", str(tmp_path), "--only", "darpa98-june", "westermo-left", "--json"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -349,6 +356,16 @@ def test_the_command_prints_one_json_and_says_what_is_absent(tmp_path: Path) -> 
     assert json.loads(done.stdout)["budget"] == {}
     assert "darpa98-june: absent" in done.stderr
     assert "westermo-left: absent" in done.stderr
+
+
+def test_the_simulators_scenarios_are_a_set_with_the_truth_of_their_labels() -> None:
+    data = simulated(parse(""), days=4, scale=0.3)
+    assert {"stolen-token", "bulk-pull", "registry-probing"} <= set(data.attacks)
+    many = np.bincount(data.truth[data.truth >= 0], minlength=len(data.attacks))
+    assert (many > 0).all()
+    assert 0.5 < (data.truth == BENIGN).mean() < 1.0
+    assert np.all(np.diff(data.block.time) >= 0)
+    assert data.block.record.tolist() == list(range(len(data)))
 
 
 # The frog
