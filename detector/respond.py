@@ -15,7 +15,7 @@ from connectors.containment import Adapter, Verb, offered
 from connectors.decision import PersonDecision
 from connectors.event import SECOND
 from detector.decide import approved, decide, resume, row
-from detector.history import APPROVABLE, RESULTS, Entry, Pending, Waiting
+from detector.history import APPROVABLE, RESULTS, Entry, Hold, Pending, Waiting
 from detector.kernel import INSIDE, Outside, forbids
 from detector.ledger import Ledger
 from detector.policy import Respond
@@ -103,7 +103,7 @@ class Responder:
         now = self._time(now)
         outcomes = self._finish(now)
         for hold in list(self.ledger.history.holds.values()):
-            why = forbids(self.policy, hold.entry.target, hold.entry.owners) or hold.released
+            why = self._to_end(hold)
             if now >= hold.retry and (why or now >= hold.due):
                 outcomes.append(self._steps.release(hold, now, why or "its time is up"))
         for waiting in list(self.ledger.history.waiting.values()):
@@ -114,7 +114,7 @@ class Responder:
     def next_due(self) -> int | None:
         """When ``expire`` next has something to do; None while there is nothing."""
         history, wait = self.ledger.history, self.policy.respond.approval_seconds * SECOND + 1
-        times = [max(hold.due, hold.retry) for hold in history.holds.values()]
+        times = [hold.retry if self._to_end(hold) else max(hold.due, hold.retry) for hold in history.holds.values()]
         times += [pending.entry.again for pending in history.pending.values()]
         times += [waiting.entry.time + wait for waiting in history.waiting.values()]
         return min(times, default=None)
@@ -145,6 +145,10 @@ class Responder:
         """Let the adapters go of their connections."""
         for adapter in {id(each): each for each in self._adapters.values()}.values():
             adapter.close()
+
+    def _to_end(self, hold: Hold) -> str:
+        """Why a containment is to end before its time; "" where it is not."""
+        return forbids(self.policy, hold.entry.target, hold.entry.owners) or hold.released
 
     def _time(self, now: int) -> int:
         return max(now, self.ledger.history.now)

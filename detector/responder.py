@@ -83,6 +83,7 @@ class Service:
         self._anchorer = anchorer
         self._replay = replay
         self._stopped = ""
+        self._begun = False
 
     def outside(self) -> Outside:
         """What is set from outside at this moment."""
@@ -121,7 +122,9 @@ class Service:
             news.append(News(None, text))
         self._stopped = stopped
         due = self.responder.next_due()
-        if due is not None and due <= self.clock():
+        # The first look goes over everything: the policy may protect others than when this process was last there.
+        if not self._begun or (due is not None and due <= self.clock()):
+            self._begun = True
             news += [News(outcome) for outcome in self.responder.expire(self.clock())]
         return [*news, *self._anchored()]
 
@@ -170,6 +173,7 @@ async def serve(
         coming = asyncio.create_task(queue.get())
         try:
             left = len(pumps)
+            tell(await loop.run_in_executor(thread, service.tick))
             while left and not stop.is_set():
                 waits = {coming, stopped, *(pump for pump in pumps if not pump.done())}
                 await asyncio.wait(waits, timeout=TICK_SECONDS, return_when=asyncio.FIRST_COMPLETED)

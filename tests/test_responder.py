@@ -13,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 from connectors import ocsf
-from connectors.containment import Action, Applied, Trouble, Verified
+from connectors.containment import Action, Applied, Trouble, Undone, Verified
 from connectors.containment.lab import Lab
 from connectors.decision import encode, made
 from connectors.event import HOUR, MINUTE, SECOND
@@ -24,7 +24,7 @@ from detector.history import Entry
 from detector.kernel import Outside
 from detector.ledger import Ledger
 from detector.policy import Approver, Breaker, Measure, Population, Respond, Retry, Rule, Shares
-from detector.respond import Responder
+from detector.respond import UNDO_AGAIN, Responder
 from detector.responder import Clock, News, Service, Switch, serve
 from tests.alerts import T0, made_alert
 from tests.test_respond import lab, table
@@ -476,3 +476,42 @@ def test_a_delivery_is_committed_only_after_its_rows_are_written(tmp_path: Path)
 
     served(stage.service, lambda: [feed()])
     assert rows == [4]
+
+
+class StubbornLab(Lab):
+    """Takes nothing back while ``stubborn``."""
+
+    stubborn = True
+
+    def undo(self, action: Action) -> Undone:
+        return Undone("failed", "not now") if self.stubborn else super().undo(action)
+
+
+def test_a_release_whose_undo_fails_is_tried_again_soon_and_not_at_the_end_of_its_time(tmp_path: Path) -> None:
+    world = StubbornLab(lab().settings)
+    stage = Stage(table("isolate_pod"), tmp_path, world)
+    stage.alert()
+    assert stage.say("release") == ["", "undo-failed"]
+    assert stage.tick(UNDO_AGAIN - 1) == []
+    assert stage.tick(1) == ["undo-failed"]
+    world.stubborn = False
+    assert stage.tick(UNDO_AGAIN) == ["undo-verified"]
+    assert world.target.can_connect(POD)
+
+
+def test_t21_whom_the_policy_protects_at_a_start_is_released_by_its_first_look(tmp_path: Path) -> None:
+    stage = Stage(table("isolate_pod"), tmp_path)
+    stage.alert()
+    protected = table("isolate_pod", protected=["user:alice"])
+    again = Service(Responder(protected, [stage.world], stage.ledger, clock=stage.now), stage.now, stage.switch)
+    assert [each.outcome.result for each in served(again, list) if each.outcome] == ["undo-verified"]
+    assert stage.world.target.can_connect(POD)
+
+
+def test_t21_whom_the_policy_protects_at_a_start_and_whose_undo_fails_is_tried_again_soon(tmp_path: Path) -> None:
+    world = StubbornLab(lab().settings)
+    stage = Stage(table("isolate_pod"), tmp_path, world)
+    stage.alert()
+    stage.service.adopt(table("isolate_pod", protected=["user:alice"]))
+    world.stubborn = False
+    assert stage.tick(UNDO_AGAIN) == ["undo-verified"]
