@@ -26,6 +26,12 @@ _OF_TOPIC = 1
 _EXISTS = 36
 #: What was made is on every broker within a moment; a busy cluster has this many seconds.
 _SPREAD_SECONDS = 15.0
+#: How to get to another number of partitions: the only way there is, as a sentence and its commands.
+MIGRATE = (
+    "profiles lie in the partition of their identity and cannot be spread anew, so begin beside the old installation: a configuration"
+    " with another kafka.prefix and the new kafka.partitions, 'tocsin topics --config NEW', 'tocsin worker --config NEW', which reads"
+    " the raw topics from their beginning and learns anew; when it has learned (a week), stop the old workers"
+)
 
 #: The keys of the configuration that decide a setting, for the one who reads what is wrong.
 _KEYS = {
@@ -161,10 +167,7 @@ def _measured(key: str, value: str) -> str:
 
 
 def _repartitioned(topic: Topic, there: int) -> Mismatch:
-    remedy = (
-        "Identities would meet other profiles, so this is never altered in place. If the topics were made so, set "
-        f"kafka.partitions = {there}; else migrate: 'tocsin state export', another kafka.prefix, 'tocsin topics', 'tocsin state import'"
-    )
+    remedy = f"This is never altered in place. If the topics were made so, set kafka.partitions = {there}; else: {MIGRATE}"
     if topic.partitions == 1:
         remedy = "Its order is that of its one partition: stop the workers, delete it with kafka-topics.sh, then 'tocsin topics'"
     return Mismatch(topic.name, f"{there} partitions, {topic.partitions} expected", remedy, {})

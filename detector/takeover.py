@@ -20,6 +20,8 @@ AHEAD = 20_000
 #: Before a raw topic's name: the key under which the control topic keeps the id that it had when it was first read. The broker forgets
 #: what was committed of a topic together with the topic.
 KNOWN = b"raw:"
+#: What the header of such a record says that it is.
+KNOWN_SCHEMA = "raw/1"
 
 
 async def taken_over(
@@ -43,7 +45,7 @@ async def taken_over(
                 f"the topic {topic} was made anew since we first read it (its id was {known[topic]}, now it is {uuid}): its offsets"
                 f" begin again at 0. If that is as it should be, let ingest begin there: tocsin accept-topic {topic}",
             )
-        process.out.put(Letter(process.topics.control, 0, KNOWN + topic.encode(), uuid.encode(), "raw/1"))
+        process.out.put(Letter(process.topics.control, 0, KNOWN + topic.encode(), uuid.encode(), KNOWN_SCHEMA))
     kept = await _kept(process)
     lanes = {}
     for tp, end in ends.items():

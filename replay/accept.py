@@ -41,7 +41,8 @@ def accept(
 
 async def _accept(kafka: Kafka, topic: str) -> int:
     # Ingest's modules take a while to import, and only this command needs them here.
-    from detector.takeover import KNOWN
+    from connectors.wire import HEADER
+    from detector.takeover import KNOWN, KNOWN_SCHEMA
 
     await connected(kafka)
     uuid = (await topic_ids(kafka, [topic])).get(topic)
@@ -51,7 +52,9 @@ async def _accept(kafka: Kafka, topic: str) -> int:
     producer = AIOKafkaProducer(acks="all", enable_idempotence=True, **client(kafka))
     await producer.start()
     try:
-        await producer.send_and_wait(Topics(kafka.prefix).control, uuid.encode(), KNOWN + topic.encode(), partition=0)
+        headers = [(HEADER, KNOWN_SCHEMA.encode())]
+        key = KNOWN + topic.encode()
+        await producer.send_and_wait(Topics(kafka.prefix).control, uuid.encode(), key, partition=0, headers=headers)
     finally:
         await producer.stop()
     return there
