@@ -109,7 +109,9 @@ class Steps:
         seen = self.adapters[intent.verb].verify(_action(intent))
         if seen.status == "verified":
             return self._carried_out(intent, "found in effect")
-        return self._apply(intent, unsure=unsure and seen.status == "unverified")
+        # This call has a row of its own: whoever may no longer write finds out before it is made.
+        again = self.note(intent, step="intent", result="", reason="again")
+        return self._apply(again, unsure=unsure and seen.status == "unverified")
 
     def _apply(self, intent: Entry, *, unsure: bool) -> Outcome:
         """``unsure``: an earlier call may have arrived unseen."""

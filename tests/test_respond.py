@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from connectors.containment import Action, Adapter, Applied, Prepared, Undone, Verified
+from connectors.containment import Action, Adapter, Applied, Prepared, Trouble, Undone, Verified
 from connectors.containment.lab import Fault, Lab, LabSettings, Token
 from connectors.event import HOUR, MINUTE, SECOND
 from detector.ledger import RESULTS, Entry, Ledger, LedgerFailed
@@ -470,3 +470,28 @@ def test_an_undo_that_was_interrupted_does_not_pass_for_a_containment(tmp_path: 
 
 def test_the_lab_keeps_the_contract() -> None:
     assert isinstance(lab(), Adapter)
+
+
+class DownLab(Lab):
+    """Its first call does not arrive."""
+
+    calls = 0
+
+    def apply(self, action: Action) -> Applied:
+        self.calls += 1
+        return Applied("failed", "no connection", Trouble("down")) if self.calls == 1 else super().apply(action)
+
+
+def test_a_second_responder_that_takes_up_what_another_has_ended_fails_before_it_acts(tmp_path: Path) -> None:
+    world, path = DownLab(lab().settings), tmp_path / "ledger"
+    respond = Respond(mode="enforce", rules=[Rule(name="r", actions=[Measure(verb="isolate_pod", mode="enforce", ttl_seconds=60)])])
+    with Ledger.at(path) as ours, Ledger.at(path) as theirs:
+        first = Responder(respond, [world], ours)
+        assert [o.result for o in first.handle(made_alert())] == ["retrying"]
+        second = Responder(respond, [Untouchable(world.settings)], theirs)
+        assert theirs.history.pending, "it has read the rows by now"
+        assert [o.result for o in first.expire(T0 + MINUTE)] == ["verified"]
+        assert [o.result for o in first.expire(T0 + 2 * MINUTE)] == ["undo-verified"]
+        with pytest.raises(LedgerFailed, match="cannot be written"):
+            second.expire(T0 + 3 * MINUTE)
+    assert world.target.can_connect(POD)
