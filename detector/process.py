@@ -12,13 +12,13 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, NamedTuple, Protocol
 
 from aiokafka.errors import KafkaError as BrokerError
 
-from connectors.cluster import places, topic_ids
-from connectors.kafka import Kafka, client, connected
+from connectors.cluster import MIGRATE, places, topic_ids
+from connectors.kafka import Kafka, KafkaError, client, connected
 from connectors.status import STATUS_VERSION, Heartbeat, Lag, Message, encode
 from connectors.topics import Topics, planned
 from detector.config import Config
@@ -33,9 +33,9 @@ log = logging.getLogger("tocsin")
 #: Exit codes: all is well; the configuration is wrong; the state or the log is refused, and to start again would not help; the broker
 #: cannot be had; topics are missing or have another number of partitions; someone else took over or a passing fault, start again.
 OK, MISTAKE, REFUSED, BROKER, TOPICS, AGAIN = 0, 2, 4, 6, 7, 75
-#: Seconds that a process has to drain and let go once it was asked to end: less than supervisors wait before they kill.
-DRAIN_SECONDS = 7.0
-LEAVE_SECONDS = 2.0
+#: Seconds that a process has to drain, to leave its groups and to close once it was asked to end: together less than the ten that
+#: supervisors wait at least before they kill.
+DRAIN_SECONDS, LEAVE_SECONDS, CLOSE_SECONDS = 7.0, 1.5, 1.0
 
 
 class Halt(Exception):
@@ -48,13 +48,15 @@ class Halt(Exception):
 
 class Beat(NamedTuple):
     """A service at a heartbeat. ``partitions``: those it has open, "topic/number". ``lag``: by topic. ``rows`` handled and ``repeats``
-    dropped since the last; ``more``: further records for the status topic."""
+    dropped since the last; ``more``: further records for the status topic; ``assigned``: how many partitions the broker has given to
+    it, None: those that are open."""
 
     partitions: list[str]
     lag: dict[str, Lag]
     rows: int
     repeats: int
     more: list[Message]
+    assigned: int | None = None
 
 
 class Service(Protocol):
@@ -105,6 +107,7 @@ class Process:
         self.services: list[Service] = []
         self._serving = self._drained = False
         self._end: asyncio.Future[Halt | None] | None = None
+        self._fault: Halt | None = None
         self.sender: Sender | None = None
 
     @property
@@ -119,10 +122,12 @@ class Process:
         return await topic_ids(self.kafka, topics)
 
     def fail(self, error: BaseException) -> None:
-        """End the process because of ``error``. The first reason counts. Nothing is written after this."""
+        """End the process because of ``error``. The first reason counts, and every one is said, also of a process that is ending.
+        Nothing is written after this, unless it was draining: then what is whole is kept."""
         halt = _halt(error)
+        log.error(str(halt), extra={"exit": halt.code}, exc_info=error if halt.code == AGAIN and _is_fault(error) else None)
+        self._fault = self._fault or halt
         if self._end is not None and not self._end.done():
-            log.error(str(halt), extra={"exit": halt.code}, exc_info=error if halt.code == AGAIN and _is_fault(error) else None)
             self._end.set_result(halt)
 
     def say(self, message: Message) -> None:
@@ -149,6 +154,9 @@ class Process:
         for service in self.services:
             beat = service.beat()
             partitions += beat.partitions
+            opened = len(beat.partitions)
+            self.metrics.open.labels(service.name).set(opened)
+            self.metrics.assigned.labels(service.name).set(opened if beat.assigned is None else beat.assigned)
             lag |= beat.lag
             rates[service.name] = round(beat.rows / every, 1)
             repeats += beat.repeats
@@ -176,19 +184,48 @@ class Process:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._asked)
         try:
-            if self.health is not None:
-                await self.health.start()
-            await connected(self.kafka, log.warning)
-            await self._look_at_topics()
-            async with self._sending():
-                self.services = make(self)
-                return await self._serve()
+            return await self._live(make)
         except Halt as halt:
             log.error(str(halt), extra={"exit": halt.code})
             return halt.code
-        except ValueError as error:
-            log.error(str(error), extra={"exit": BROKER})
-            return BROKER
+
+    async def _live(self, make: Callable[[Process], list[Service]]) -> int:
+        """Raises Halt where it cannot begin."""
+        with _because(MISTAKE):
+            if self.health is not None:
+                await self.health.start()
+            # Reads the secrets: a file that is not there is a mistake, a broker that is not there is none.
+            self.client = client(self.kafka)
+            if "ingest" in self.stages and not self.kafka.raw:
+                raise ValueError("kafka.raw: names no topic, so there is nothing to read")
+        with _because(BROKER):
+            if not await self._unless_asked(self._reached()):
+                return OK if self._fault is None else self._fault.code
+        async with self._sending():
+            with _because(MISTAKE):
+                self.services = make(self)
+            return await self._serve()
+
+    async def _reached(self) -> None:
+        """Return once the broker answers, has our topics as they must be, and takes messages. Raises Halt, KafkaError, BrokerError."""
+        await connected(self.kafka, log.warning)
+        await self._look_at_topics()
+        self.sender = Sender(self.client, self.fail, linger_ms=0, max_request_size=self.kafka.message_bytes)
+        await self.sender.start()
+
+    async def _unless_asked(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Whether ``work`` was done before the process was asked to end; else it is given up, and not waited for."""
+        end = self._end
+        if end is None:
+            raise RuntimeError("not started")
+        task = asyncio.ensure_future(work)
+        both: list[asyncio.Future[Any]] = [task, end]
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+        else:
+            task.cancel()
+        return task.done()
 
     async def _look_at_topics(self) -> None:
         """Raises Halt where a topic that we need is not there, or is spread over more or fewer partitions than profiles are."""
@@ -203,7 +240,7 @@ class Process:
                 raise Halt(
                     TOPICS,
                     f"{topic.name} has {there} partitions, the configuration says {topic.partitions}: profiles would be looked for in"
-                    " other partitions than they are in. Set kafka.partitions back, or begin under another kafka.prefix",
+                    f" other partitions than they are in. Set kafka.partitions back, or: {MIGRATE}",
                 )
 
     def _asked(self) -> None:
@@ -213,15 +250,11 @@ class Process:
 
     @contextlib.asynccontextmanager
     async def _sending(self) -> AsyncIterator[None]:
-        self.client = client(self.kafka)
-        self.sender = Sender(self.client, self.fail, linger_ms=0, max_request_size=self.kafka.message_bytes)
-        await self.sender.start()
         yield
         if self._drained:
-            # A broker that is gone must not keep a process that is about to end. After a fault nothing is stopped: that would send what
-            # waits, although what was made before it may be lost, and whoever reads it would take it for all there was.
-            with contextlib.suppress(TimeoutError, BrokerError):
-                await asyncio.wait_for(self.sender.stop(), 5.0)
+            # After a fault nothing is stopped: that would send what waits, although what was made before it may be lost, and whoever
+            # reads it would take it for all there was.
+            await _within(CLOSE_SECONDS, self.out.stop())
 
     async def _serve(self) -> int:
         started: list[Service] = []
@@ -231,13 +264,8 @@ class Process:
         try:
             for service in self.services:
                 started.append(service)
-                task = asyncio.ensure_future(service.start())
-                both: list[asyncio.Future[Any]] = [task, end]
-                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-                if end.done():
-                    task.cancel()
+                if not await self._unless_asked(service.start()):
                     break
-                task.result()
             self._serving = True
             pulse = asyncio.create_task(self._guarded_pulse())
             halt = await end
@@ -248,14 +276,15 @@ class Process:
         if halt is not None:
             # What is in memory may be wrong or owned by someone else: nothing of it is kept.
             return halt.code
-        try:
-            await asyncio.wait_for(self._drain(started), DRAIN_SECONDS)
-        except (TimeoutError, BrokerError, Halt, Undelivered, Fenced) as error:
-            log.error(f"could not drain in time: {error!r}; what was not kept is folded again")
+        drained = await _within(DRAIN_SECONDS, self._drain(started))
+        if drained is not None:
+            log.error(f"could not drain in time: {drained!r}; what was not kept is folded again")
             return AGAIN
+        if self._fault is not None:
+            return self._fault.code
         self._drained = True
         # Whoever does not get his answer in time is found out after the session's length.
-        await asyncio.wait([asyncio.ensure_future(service.leave()) for service in started], timeout=LEAVE_SECONDS)
+        await _within(LEAVE_SECONDS, *(service.leave() for service in started))
         log.info("drained")
         return OK
 
@@ -273,6 +302,26 @@ class Process:
         await self.out.settle()
 
 
+async def _within(seconds: float, *works: Coroutine[Any, Any, None]) -> BaseException | None:
+    """Wait for all of ``works``, so long at most. Returns what went wrong, None where nothing did.
+
+    What is not done by then is left where it stands: to wait until it is cancelled would be to wait for a broker that may be gone.
+    """
+    tasks = [asyncio.ensure_future(work) for work in works]
+    done, late = await asyncio.wait(tasks, timeout=seconds)
+    found = [error for task in done if (error := task.exception()) is not None]
+    return found[0] if found else TimeoutError(f"not within {seconds:g} seconds") if late else None
+
+
+@contextlib.contextmanager
+def _because(code: int) -> Iterator[None]:
+    """What cannot be used so, or be reached, ends the process with this code and its own sentence."""
+    try:
+        yield
+    except (ValueError, BrokerError, OSError) as error:
+        raise Halt(code, str(error) or repr(error)) from None
+
+
 def _is_fault(error: BaseException) -> bool:
     return not isinstance(error, Halt | Fenced | Undelivered)
 
@@ -280,7 +329,7 @@ def _is_fault(error: BaseException) -> bool:
 def _halt(error: BaseException) -> Halt:
     if isinstance(error, Halt):
         return error
-    if isinstance(error, Fenced | Undelivered | BrokerError | OSError):
+    if isinstance(error, Fenced | Undelivered | KafkaError | BrokerError | OSError):
         return Halt(AGAIN, f"{error}" or repr(error))
     if isinstance(error, ValueError):
         return Halt(REFUSED, str(error))
