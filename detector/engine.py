@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 from typing import Any
 
@@ -55,3 +56,24 @@ def _credentials(client: dict[str, Any]) -> Any:
             ssl_context=context,
         )
     return None if context is None else faust.SSLCredentials(context)
+
+
+def fault(app: Any) -> BaseException | None:
+    """What has ended the app's reading, None while it goes on.
+
+    A service of Faust that dies only carries a mark, which ``faust.Worker`` would look at; and a consumer that its group refuses says
+    so to who asks it for records in its own way, which Faust does not. Both would look like logs to which nothing comes.
+    """
+    consumer = app.consumer
+    thread = getattr(consumer, "_thread", None)
+    for service in (app, consumer, thread, app._fetcher):
+        # One that is cancelled is one that a rebalance starts again.
+        if service is not None and service.crashed and not isinstance(service.crash_reason, asyncio.CancelledError | None):
+            return service.crash_reason  # type: ignore[no-any-return]
+    coordinator = getattr(getattr(thread, "_consumer", None), "_coordinator", None)
+    if coordinator is None:
+        return None
+    if coordinator._pending_exception is not None:
+        return coordinator._pending_exception  # type: ignore[no-any-return]
+    task = getattr(coordinator, "_coordination_task", None)
+    return task.exception() if task is not None and task.done() and not task.cancelled() else None

@@ -28,14 +28,22 @@ class Part:
         self.closed = False
         #: A message has left the state half changed: it must not be kept.
         self.spoilt = False
-        self.sought = -1
+        #: Where reading was taken back to, and the furthest message that has come since although it is not its turn; -1 = none.
+        self.sought = self.beyond = -1
         self.saved_at = time.monotonic()
         self.taken_bytes = 0
-        #: When the message taken in last came to its log, microseconds.
-        self.log_time = 0
+        #: When the message taken in last came to its log, microseconds; before the first one, when the partition was opened: what
+        #: waits is at least as old.
+        self.log_time = time.time_ns() // 1000
         #: What the last heartbeat knew of rows, repeats, late rows and identities.
         self.told = (0, 0, stage.late, stage.identities)
         self.saving: asyncio.Task[None] | None = None
+
+    def since(self) -> tuple[int, int, int, int]:
+        """Rows, repeats, late rows and new identities since this was asked last."""
+        stage, told = self.stage, self.told
+        now = self.told = (stage.rows, stage.dropped, stage.late, stage.identities)
+        return now[0] - told[0], now[1] - told[1], now[2] - told[2], max(now[3] - told[3], 0)
 
 
 async def opened(process: Process, name: str, partition: int, reads: str, shared: Shared) -> Part:
@@ -49,16 +57,16 @@ async def opened(process: Process, name: str, partition: int, reads: str, shared
     keeper = Keeper(process.client, process.topics.state(name), f"{process.kafka.prefix}.{name}", stage, meaning(config))
     try:
         records = await keeper.open()
-        await _still_there(process, TopicPartition(reads, partition), stage.applied)
     except Refused as error:
         raise Halt(REFUSED, str(error)) from error
+    await still_there(process, TopicPartition(reads, partition), stage.applied)
     seconds = time.monotonic() - began
     log.info(f"{reads} {partition}: open at {stage.applied} after {seconds:.2f} s, {records} records of state")
     return Part(stage, keeper)
 
 
-async def _still_there(process: Process, place: TopicPartition, applied: int) -> None:
-    """Raises Refused where the log does not reach back to where the state ends."""
+async def still_there(process: Process, place: TopicPartition, applied: int) -> None:
+    """Raises Halt where the log does not reach back to where the state ends."""
     consumer = AIOKafkaConsumer(enable_auto_commit=False, **process.client)
     await consumer.start()
     try:
@@ -68,12 +76,14 @@ async def _still_there(process: Process, place: TopicPartition, applied: int) ->
         await consumer.stop()
     where = f"{place.topic} {place.partition}"
     if first > applied:
-        raise Refused(
+        raise Halt(
+            REFUSED,
             f"{where} begins at {first}, but the checkpoint ends at {applied}: what lay between is gone, because the topic keeps its"
-            " messages for less time than the worker stood still. Raise kafka.retention_hours, and begin anew under another prefix"
+            " messages for less time than the worker stood still. Raise kafka.retention_hours, and begin anew under another prefix",
         )
     if last < applied:
-        raise Refused(
+        raise Halt(
+            REFUSED,
             f"{where} ends at {last}, but the checkpoint was taken at {applied}: the topic was made anew. Begin under another prefix,"
-            " or restore the topic"
+            " or restore the topic",
         )

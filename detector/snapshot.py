@@ -19,6 +19,14 @@ from models.profiles import Chunk, Table
 PIECE = 400_000
 
 
+#: Version of the head's record, and so of everything that it lists.
+VERSION = 1
+
+
+class _Version(msgspec.Struct):
+    version: int
+
+
 class Head(msgspec.Struct):
     """The record that says what a state consists of. Without it, or with one that does not fit, there is no state."""
 
@@ -55,7 +63,7 @@ class Snapshot:
         self._blobs = list(stage.blobs())
         for name, data in self._blobs:
             counts[name] = max(-(-len(data) // PIECE), 1)
-        self.head = Head(1, stage.name, stage.partitions, meaning, stage.applied, counts)
+        self.head = Head(VERSION, stage.name, stage.partitions, meaning, stage.applied, counts)
 
     def _rescuer(self, name: str) -> Callable[[np.ndarray], None]:
         def rescue(chunks: np.ndarray) -> None:
@@ -100,16 +108,20 @@ def restore(stage: Stage, records: dict[str, bytes], meaning: str) -> dict[str, 
         return {}
     where = f"the state of {stage.name} {stage.partition}"
     try:
-        head = msgspec.msgpack.decode(records[HEAD], type=Head)
+        # The version first: a newer head may be of another shape.
+        found = msgspec.msgpack.decode(records[HEAD], type=_Version).version
     except (KeyError, msgspec.MsgspecError):
         raise Refused(f"{where} is damaged or foreign: it has no head") from None
-    if head.version != 1:
-        raise Refused(f"{where} is of version {head.version}; this release reads 1. Run the release that wrote it, or a newer one")
+    if found != VERSION:
+        raise Refused(f"{where} is of version {found}; this release reads {VERSION}. Run the release that wrote it, or a newer one")
+    try:
+        head = msgspec.msgpack.decode(records[HEAD], type=Head)
+    except msgspec.MsgspecError:
+        raise Refused(f"{where} is damaged or foreign: its head cannot be read") from None
     if head.stage != stage.name or head.partitions != stage.partitions:
         raise Refused(
-            f"{where} was made for {head.partitions} partitions, the topics now have {stage.partitions}: profiles would be looked for"
-            " in other partitions than they are in. Use the old number, or begin anew under another prefix (kafka.prefix) after"
-            " 'tocsin state export'"
+            f"{where} was made for {head.partitions} partitions, the topics now have {stage.partitions}: profiles would"
+            " be looked for in other partitions than they are in. Use the old number, or begin beside it under another kafka.prefix"
         )
     if head.meaning != meaning:
         raise Refused(

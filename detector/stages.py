@@ -233,11 +233,12 @@ class FuseStage(Stage):
     def take(self, data: bytes, offset: int, time: int = 0) -> Taken:
         """See the base class."""
         message = read_message(data)
-        self.rows += 1
         alerts: list[Alert] = []
         handed: dict[int, list[Judged]] = {}
+        # Before anything is noted: it may be refused. What was taken in before is no newer than what holds.
+        self.follow(message.control)
+        self.rows += 1
         if not self._seen(f"{message.stage}-{message.partition}", message.offset):
-            self.follow(message.control)
             for line, threshold in message.threshold.items():
                 self.judges[line].state.budget.threshold = threshold
             for line, items in message.items:

@@ -20,8 +20,8 @@ from connectors.alert import Alert
 from connectors.deadletter import LETTER_SCHEMA, DeadLetter, encode
 from connectors.status import Canary, Lag, Message, Newcomers
 from connectors.wire import REPLAYED, WireError
-from detector.engine import app_of
-from detector.part import Part, opened
+from detector.engine import app_of, fault
+from detector.part import Part, opened, still_there
 from detector.process import AGAIN, REFUSED, Beat, Halt, Process
 from detector.sender import Letter
 from detector.stage import Out, Shared, Taken
@@ -52,7 +52,9 @@ class Worker:
         self.parts: dict[int, Part] = {}
         self._opening: dict[int, asyncio.Lock] = {}
         self._assigned: set[int] = set()
-        self._stopping = False
+        self._stopping = self._joined = False
+        #: Rows, repeats, late rows and new identities of partitions that were let go since the last heartbeat.
+        self._gone = (0, 0, 0, 0)
         self._flushed = 0.0
         self._flush_due: asyncio.TimerHandle | None = None
         self.app = app_of(process, stage, self.group)
@@ -65,7 +67,7 @@ class Worker:
         """See ``Service``."""
         self.app.finalize()
         await self.app.maybe_start()
-        self._quiet = asyncio.create_task(self._save_the_quiet())
+        self._looking = asyncio.create_task(self._look_after())
 
     async def stop(self) -> None:
         """See ``Service``."""
@@ -79,40 +81,41 @@ class Worker:
 
     def ready(self) -> dict[str, str]:
         """See ``Service``."""
+        if not self._joined:
+            return {self.name: "the broker has not said yet which partitions are its"}
         return {f"{self.reads}/{each}": "its state is being read" for each in sorted(self._assigned) if each not in self.parts}
 
     def beat(self) -> Beat:
         """See ``Service``. Brings the metrics up to date as well."""
         metrics, name = self.metrics, self.name
-        metrics.assigned.labels(name).set(len(self._assigned))
-        metrics.open.labels(name).set(len(self.parts))
-        rows = repeats = fresh = known = 0
+        (rows, repeats, late, fresh), self._gone = self._gone, (0, 0, 0, 0)
+        known = 0
         worst = Lag(records=0, seconds=0.0)
         for partition, part in self.parts.items():
-            now = (part.stage.rows, part.stage.dropped, part.stage.late, part.stage.identities)
-            rows, repeats = rows + now[0] - part.told[0], repeats + now[1] - part.told[1]
-            metrics.late.labels(name).inc(now[2] - part.told[2])
-            fresh, known = fresh + max(now[3] - part.told[3], 0), known + now[3]
-            part.told = now
+            more_rows, more_repeats, more_late, more_fresh = part.since()
+            rows, repeats, late, fresh = rows + more_rows, repeats + more_repeats, late + more_late, fresh + more_fresh
+            known += part.stage.identities
             lag = self._lag(part, partition)
             metrics.lag(self.reads, partition, lag.records, lag.seconds)
             worst = max(worst, lag, key=lambda each: (each.seconds, each.records))
+        metrics.late.labels(name).inc(late)
         metrics.visits.labels(name).inc(rows)
         metrics.repeats.labels(name).inc(repeats)
         more: list[Message] = [Newcomers(process=self.process.name, stage=name, fresh=fresh, known=known)] if known else []
-        return Beat([f"{self.reads}/{each}" for each in self.parts], {self.reads: worst}, rows, repeats, more)
+        opened = [f"{self.reads}/{each}" for each in self.parts]
+        return Beat(opened, {self.reads: worst}, rows, repeats, more, len(self._assigned))
 
     def _lag(self, part: Part, partition: int) -> Lag:
         """How far behind a partition is: nothing where the log's end is not known, or is reached."""
         end = self.app.consumer.highwater(TP(self.reads, partition)) if self.app.consumer is not None else None
         records = max((end or 0) - part.stage.applied, 0)
-        return Lag(records=records, seconds=max(time.time() - part.log_time / 1e6, 0.0) if records and part.log_time else 0.0)
+        return Lag(records=records, seconds=max(time.time() - part.log_time / 1e6, 0.0) if records else 0.0)
 
     async def _consume(self, stream: Any) -> None:
         async for event in stream.events():
             message = event.message
             try:
-                await self._take(message.partition, message.offset, message.value, int(message.timestamp * 1e6))
+                await self._take(message.partition, message.offset, message.value, round(message.timestamp * 1e6))
                 # The queue gives without waiting while it is full; the sender and the checkpoints want their turn.
                 await asyncio.sleep(0)
             except asyncio.CancelledError:
@@ -129,9 +132,7 @@ class Worker:
             if part.closed or offset < part.stage.applied:
                 return
             if offset > part.stage.applied:
-                if part.sought != part.stage.applied:
-                    part.sought = part.stage.applied
-                    await self.app.consumer.seek(TP(self.reads, partition), part.stage.applied)
+                await self._take_back(part, partition, offset)
                 return
             if offset in part.keeper.skips:
                 self._put_aside(part, partition, offset, data)
@@ -142,11 +143,24 @@ class Worker:
         await self.process.out.room()
         self._maybe_save(part, partition)
 
+    async def _take_back(self, part: Part, partition: int, offset: int) -> None:
+        """Read again from where the state ends: the message at ``offset`` comes too early. Raises Halt where that place is gone."""
+        applied = part.stage.applied
+        first, again = part.sought != applied, offset <= part.beyond
+        part.beyond = offset
+        if first or again:
+            if not first:
+                # Reading was taken back and did not get there: the log was cut off meanwhile, or made anew.
+                await still_there(self.process, TopicPartition(self.reads, partition), applied)
+            part.sought = applied
+            await self.app.consumer.seek(TP(self.reads, partition), applied)
+
     async def _folded(self, part: Part, partition: int, offset: int, data: bytes, time_: int) -> Taken:
         """What came of a message. A fault that the core does not know ends the process; the third at one offset for good."""
         try:
             return part.stage.take(data, offset, time_)
         except WireError as error:
+            part.spoilt = True
             raise Halt(REFUSED, f"{self.reads} {partition} at {offset}: {error}. {self._skip(partition, offset)}") from error
         except Exception as error:
             part.spoilt = True
@@ -205,7 +219,7 @@ class Worker:
 
     def _flush_soon(self) -> None:
         """Empty the router: at once if it has not been for a while, else when the linger is over, so that rows leave together."""
-        if not len(self.shared.router) or self._flush_due is not None:
+        if not len(self.shared.router) or (self._flush_due is not None and not self.shared.router.full):
             return
         loop = asyncio.get_running_loop()
         wait = self._flushed + self.config.worker.linger_ms / 1000 - loop.time()
@@ -239,6 +253,7 @@ class Worker:
 
     async def _on_assigned(self, _: Any, assigned: Any, **__: Any) -> None:
         self._assigned = {each.partition for each in assigned if each.topic == self.reads}
+        self._joined = True
         for partition in sorted(self._assigned):
             asyncio.ensure_future(self._open_early(partition)).add_done_callback(_done)
 
@@ -271,6 +286,8 @@ class Worker:
         if part.stage.applied != part.keeper.saved and not part.spoilt:
             await self._save(part, partition)
         del self.parts[partition]
+        rows, repeats, late, fresh = part.since()
+        self._gone = (self._gone[0] + rows, self._gone[1] + repeats, self._gone[2] + late, self._gone[3] + fresh)
         self.metrics.let_go(self.reads, partition)
         await part.keeper.close()
         log.info(f"{self.reads} {partition}: let go at {part.keeper.saved}")
@@ -285,12 +302,19 @@ class Worker:
         if due and not part.closed and part.stage.quick():
             part.saving = asyncio.create_task(self._saved(part, partition))
 
-    async def _save_the_quiet(self) -> None:
-        """A partition to which nothing comes has its checkpoint, too: nobody folds again what was folded hours ago."""
+    async def _look_after(self) -> None:
+        """Each second: does Faust live, and is there a partition to which nothing comes? It has its checkpoint, too: nobody folds again
+        what was folded hours ago."""
         while True:
             await asyncio.sleep(1.0)
-            for partition, part in self.parts.items():
-                self._maybe_save(part, partition)
+            try:
+                if not self._stopping and (dead := fault(self.app)) is not None:
+                    raise Halt(AGAIN, f"{self.reads} cannot be read any more: {dead!r}")
+                for partition, part in self.parts.items():
+                    self._maybe_save(part, partition)
+            except Exception as error:
+                self.process.fail(error)
+                return
 
     async def _saved(self, part: Part, partition: int) -> None:
         try:
@@ -301,15 +325,22 @@ class Worker:
             self.process.fail(error)
 
     async def _save(self, part: Part, partition: int) -> None:
-        """Take a checkpoint. What is on its way arrives before it counts as done."""
+        """Take a checkpoint. What is on its way arrives before it counts as done. A state that is half changed is left alone; one of
+        which a checkpoint failed is not kept any more, for what was to be written counts as written."""
+        if part.spoilt:
+            return
         began = time.perf_counter()
         # In one step, without giving way: the rows that wait in the router, and the state that has made them.
         self._flush()
-        snapshot = part.keeper.snapshot()
-        stall = time.perf_counter() - began
-        part.saved_at, part.taken_bytes = time.monotonic(), 0
-        await self.process.out.settle()
-        wrote = await part.keeper.save(snapshot, TopicPartition(self.reads, partition))
+        try:
+            snapshot = part.keeper.snapshot()
+            stall = time.perf_counter() - began
+            part.saved_at, part.taken_bytes = time.monotonic(), 0
+            await self.process.out.settle()
+            wrote = await part.keeper.save(snapshot, TopicPartition(self.reads, partition))
+        except BaseException:
+            part.spoilt = True
+            raise
         seconds = time.perf_counter() - began
         self.metrics.checkpoint_seconds.labels(self.name).observe(seconds)
         self.metrics.checkpoint_bytes.labels(self.name).observe(wrote)

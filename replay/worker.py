@@ -68,10 +68,9 @@ def log_to_stderr(process: str) -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("tocsin").setLevel(logging.INFO)
-    # Both tell of every heartbeat that meets a rebalance, and Faust of every agent that is cancelled at the end.
-    logging.getLogger("aiokafka").setLevel(logging.ERROR)
-    logging.getLogger("faust").setLevel(logging.CRITICAL)
-    logging.getLogger("mode").setLevel(logging.CRITICAL)
+    # All three tell of every heartbeat that meets a rebalance.
+    for name in ("aiokafka", "faust", "mode"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def worker(
