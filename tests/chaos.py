@@ -29,9 +29,11 @@ from tests.traffic import Feed, flows
 #: Seconds until a process is up and has opened its partitions: two on an idle machine, many times that on a busy one.
 UP = 90.0
 #: The order of the way, in which what is under way runs dry.
-STAGES = ("ingest", "actor", "object", "fuse", "budget")
+STAGES = ("ingest", "actor", "object", "fuse", "budget", "watch")
 HERE = Path(__file__).resolve().parents[1]
-READS = {"actor": "by_actor", "object": "by_object", "fuse": "evidence", "budget": "budget"}
+READS = {"actor": "by_actor", "object": "by_object", "fuse": "evidence", "budget": "budget", "watch": "status"}
+#: Heartbeats never end, so who reads them is never at the end of its log.
+ENDLESS = ("watch",)
 
 
 def until(true: Callable[[], object], what: str, seconds: float = UP, every: float = 0.1) -> None:
@@ -236,10 +238,10 @@ class Site:
         return member
 
     def separate(self, *, instance: bool = True) -> None:
-        """Start one process for each stage, the judges and their budget in one, and let the first records go all the way."""
+        """Start one process for each stage, the judges, their budget and the watch in one, and let the first records go all the way."""
         for name in ("ingest", "actor", "object"):
             self.start(name, name, instance=instance)
-        self.start("judges", "fuse", "budget", instance=instance)
+        self.start("judges", "fuse", "budget", "watch", instance=instance)
         self.ready()
         self.warm()
 
@@ -258,7 +260,7 @@ class Site:
     def ready(self, many: int | None = None) -> None:
         """Wait until every partition of every stage that is run was opened."""
         stages = {each for member in self.members.values() for each in member.stages}
-        of = {"budget": 1, "ingest": sum(partitions for _, partitions in self.raw.values())}
+        of = {"budget": 1, "watch": 1, "ingest": sum(partitions for _, partitions in self.raw.values())}
         wanted = many or sum(of.get(stage, self.config.kafka.partitions) for stage in stages)
         until(lambda: sum(member.opened() for member in self.members.values()) >= wanted, f"{wanted} partitions open")
 
@@ -336,8 +338,8 @@ class Site:
     # The end
 
     def at_the_end(self, *named: str) -> bool:
-        """Whether these stages (all, if none is named) have checkpoints at the end of everything they read."""
-        stages = named or STAGES
+        """Whether these stages (all that can be, if none is named) have checkpoints at the end of everything they read."""
+        stages = named or [stage for stage in STAGES if stage not in ENDLESS]
         before = [self.inputs(stage) for stage in stages]
         held = [self.committed(stage) for stage in stages]
         done = all(kept.get(place, -1) == end for ends, kept in zip(before, held, strict=True) for place, end in ends.items())

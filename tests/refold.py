@@ -20,7 +20,7 @@ from detector.rows import ActorSide
 from detector.singles import SINGLE, STAGES
 from detector.snapshot import digest, restore
 from detector.stage import Out, Shared, Stage
-from tests.chaos import READS, Site, say
+from tests.chaos import ENDLESS, READS, Site, say
 
 
 class Message(NamedTuple):
@@ -99,6 +99,9 @@ class Fold:
             self._count_visits()
         version = metadata.version("tocsin")
         for message in messages:
+            if name in ENDLESS and self.stage.applied >= upto:
+                # The log goes on: what it would tell of the rest is nobody's yet.
+                break
             if message.offset in skips:
                 self.stage.applied = message.offset + 1
                 continue
@@ -127,7 +130,7 @@ class Refold:
     def __init__(self, site: Site) -> None:
         self.site = site
         self.many = site.config.kafka.partitions
-        self.topics = {name: read_topic(site, getattr(site.topics, name)) for name in ("by_actor", "by_object", "evidence", "budget")}
+        self.topics = {name: read_topic(site, getattr(site.topics, name)) for name in READS.values()}
         self.alerts = [m for messages in read_topic(site, site.topics.alerts).values() for m in messages]
         self.letters = [m for messages in read_topic(site, site.topics.deadletter).values() for m in messages]
         self.live: dict[tuple[str, int], Stage] = {}
@@ -167,7 +170,7 @@ class Refold:
             live = self.live[name, partition]
             last = self.topics[READS[name]][partition]
             end = last[-1].offset + 1 if last else 0
-            if live.applied != end:
+            if live.applied != end and name not in ENDLESS:
                 found.append(f"{name} {partition}: the state stands at {live.applied}, its log ends at {end}")
             if digest(live) != fold.digest:
                 found.append(f"{name} {partition}: the state at {live.applied} is not the fold of the log")
