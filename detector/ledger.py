@@ -1,26 +1,30 @@
 """The ledger: one append-only, hash-chained row for every step of every decision, decisions not to act included.
 
 What has been done and what is left to do follows from the rows alone (``detector.history``). A row is written before the step it
-announces; what cannot be written is not done. One process writes; a second one fails instead of forking the chain.
+announces; what cannot be written is not done. One process writes (``Ledger.claim``); a second one that did not ask fails instead of
+forking the chain.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import unicodedata
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
+from detector.claim import LedgerAway, LedgerFailed, claimed_file, claimed_session, failed, released
 from detector.history import RESULTS, Entry, Facts, History, Hold
 
-__all__ = ["LEDGER_VERSION", "RESULTS", "Broken", "Entry", "Facts", "History", "Hold", "Ledger", "LedgerFailed"]
+__all__ = ["LEDGER_VERSION", "RESULTS", "Broken", "Entry", "Facts", "History", "Hold", "Ledger", "LedgerAway", "LedgerFailed"]
 
 #: Version of the tables and of the bytes that are hashed. A reader refuses a newer one, and brings an older one up to date.
 LEDGER_VERSION = 2
@@ -28,6 +32,14 @@ LEDGER_VERSION = 2
 #: Longest reason and snapshot kept, in characters: a hostile target must not fill the disk.
 _LONGEST_REASON = 1_000
 _LONGEST_SNAPSHOT = 1 << 20
+#: Longest name kept as it is, in characters: an identity has at most 512 bytes.
+_LONGEST_NAME = 4_096
+#: Rows read at a time: whoever reads holds no lock while they make something of them.
+_PAGE = 200
+#: Columns that other rows and the policy are compared with: kept to the letter, and made visible only where they are shown.
+_NAMES = frozenset({"alert", "action", "verb", "target", "rule", "person"})
+#: What a row of the first version does not have.
+_LATER = {"person": "", "again": 0, "facts": None}
 #: What comes before the first row.
 _GENESIS = "0" * 64
 
@@ -63,12 +75,8 @@ _rows = sa.Table(
 #: Columns that are hashed, by the version of the row.
 _HASHED = {
     version: [column.name for column in _rows.columns if column.name != "hash" and (version > 1 or column.name not in later)]
-    for version, later in ((1, {"version", "person", "again", "facts"}), (2, set()))
+    for version, later in ((1, {"version", *_LATER}), (2, set()))
 }
-
-
-class LedgerFailed(RuntimeError):
-    """The ledger cannot be read or written. Nothing may be done without it."""
 
 
 class Broken(NamedTuple):
@@ -88,6 +96,8 @@ class Ledger:
         """``wait_seconds``: how long to wait for a lock that another process holds. ``create``: make it where there is none."""
         self._head = (0, _GENESIS)
         self._memory = False
+        self._lock = -1
+        self._holding: sa.Connection | None = None
         try:
             self._engine = sa.create_engine(sa.make_url(url), **self._options(sa.make_url(url), wait_seconds, create))
         except (SQLAlchemyError, ImportError) as error:
@@ -96,7 +106,7 @@ class Ledger:
             self._open(create)
         except SQLAlchemyError as error:
             self.close()
-            raise LedgerFailed(f"the ledger cannot be opened: {_why(error)}") from None
+            raise failed("opened", error) from None
         except LedgerFailed:
             self.close()
             raise
@@ -110,7 +120,9 @@ class Ledger:
         if url.get_backend_name() == "postgresql":
             # A row that the server says it has must outlive the server, whatever its own settings: the call comes after it.
             wait = "-c synchronous_commit=on "
-            wait += f"-c lock_timeout={int(wait_seconds * 1000)} -c statement_timeout={int(wait_seconds * 4000)}"
+            wait += f"-c lock_timeout={int(wait_seconds * 1000)} -c statement_timeout={int(wait_seconds * 4000)} "
+            # A claim ends within a minute where the machine that holds it is gone without a word.
+            wait += "-c tcp_keepalives_idle=20 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3"
             # A connection that was lost meanwhile is noticed before it is used, not by the row it swallows.
             return {"connect_args": {"connect_timeout": max(2, int(wait_seconds)), "options": wait}, "pool_pre_ping": True}
         if url.database and not create and not Path(url.database).exists():
@@ -135,10 +147,31 @@ class Ledger:
             from detector.migrations import migrate
 
             migrate(self._engine, found)
+        if create and not self._memory and self._engine.dialect.name == "sqlite":
+            # Whoever reads does not keep the writer out. Where the file system cannot do it, it stays as it was.
+            with self._engine.connect() as connection, suppress(OperationalError):
+                connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+        self._read_head()
+
+    def _read_head(self) -> None:
         with self._engine.connect() as connection:
             head = connection.execute(sa.select(_rows.c.seq, _rows.c.hash).order_by(_rows.c.seq.desc()).limit(1)).first()
-        if head is not None:
-            self._head = (head.seq, head.hash)
+        self._head = (0, _GENESIS) if head is None else (head.seq, head.hash)
+
+    def claim(self) -> None:
+        """Become the one who writes, until it is closed. Raises LedgerAway while another is, LedgerFailed, ValueError where it would
+        not outlive the process."""
+        try:
+            if self._engine.dialect.name == "sqlite":
+                self._lock = claimed_file(self._engine)
+            elif self._engine.dialect.name == "postgresql":
+                # The rows are written through the very connection that holds the claim: where it is lost, nothing is written.
+                self._holding = claimed_session(self._engine)
+            # Another may have written since it was opened.
+            self.__dict__.pop("history", None)
+            self._read_head()
+        except SQLAlchemyError as error:
+            raise failed("claimed", error) from None
 
     @cached_property
     def history(self) -> History:
@@ -149,8 +182,15 @@ class Ledger:
         return history
 
     def close(self) -> None:
-        """Give the database connection back."""
+        """Give the database connection, and the claim, back."""
+        if self._holding is not None:
+            with suppress(SQLAlchemyError):
+                released(self._holding)
+            self._holding = None
         self._engine.dispose()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     def __enter__(self) -> Self:
         return self
@@ -176,13 +216,17 @@ class Ledger:
         if not values:
             return
         try:
-            with self._engine.begin() as connection:
+            with self._writing() as connection:
                 connection.execute(sa.insert(_rows), values)
         except SQLAlchemyError as error:
-            raise LedgerFailed(f"the ledger cannot be written: {_why(error)}") from None
+            raise failed("written", error) from None
         self._head = (seq, previous)
-        for entry in written:
-            history.add(entry)
+        for row in values:
+            # What is remembered is what was stored: a restart reads nothing else.
+            history.add(_entry(row))
+
+    def _writing(self) -> AbstractContextManager[sa.Connection]:
+        return self._engine.begin() if self._holding is None else _transaction(self._holding)
 
     def entries(self) -> Iterator[Entry]:
         """Every row, oldest first. Raises LedgerFailed."""
@@ -191,15 +235,7 @@ class Ledger:
     def hashed(self) -> Iterator[tuple[Entry, str]]:
         """Every row with its hash, oldest first. Raises LedgerFailed."""
         for row in self._read():
-            try:
-                plain = {name: row[name] for name in Entry.__struct_fields__}
-                plain["owners"] = msgspec.json.decode(row["owners"])
-                for name in ("snapshot", "facts"):
-                    plain[name] = None if row[name] is None else msgspec.json.decode(row[name])
-                entry = msgspec.convert(plain, Entry)
-            except (ValueError, TypeError) as error:
-                raise LedgerFailed(f"row {row['seq']} of the ledger is damaged: {error}") from None
-            yield entry, str(row["hash"])
+            yield _entry(row), str(row["hash"])
 
     def counts(self) -> dict[str, int]:
         """How many rows state each result, of all runs there ever were; every word of ``RESULTS`` is there."""
@@ -222,7 +258,7 @@ class Ledger:
                 return Broken(seq, f"row {seq} is missing")
             if row["prev_hash"] != previous:
                 return Broken(seq, f"row {seq} does not follow row {seq - 1}")
-            if _digest(row) != row["hash"]:
+            if _digest(row) != row["hash"] or _embellished(row):
                 return Broken(seq, f"row {seq} was changed")
             previous = row["hash"]
             if kept.pop(seq, previous) != previous:
@@ -231,12 +267,25 @@ class Ledger:
         return Broken(min(seq + 1, missing), f"row {missing} is missing") if missing else None
 
     def _read(self) -> Iterator[dict[str, Any]]:
-        try:
-            with self._engine.connect() as connection:
-                for row in connection.execute(sa.select(_rows).order_by(_rows.c.seq)):
-                    yield dict(row._mapping)
-        except SQLAlchemyError as error:
-            raise LedgerFailed(f"the ledger cannot be read: {_why(error)}") from None
+        query, page = sa.select(_rows).order_by(_rows.c.seq).limit(_PAGE), [{"seq": None}] * _PAGE
+        while len(page) == _PAGE:
+            after = page[-1]["seq"]
+            try:
+                with self._engine.connect() as connection:
+                    found = connection.execute(query if after is None else query.where(_rows.c.seq > after))
+                    page = [dict(row._mapping) for row in found]
+            except SQLAlchemyError as error:
+                raise failed("read", error) from None
+            yield from page
+
+
+@contextmanager
+def _transaction(connection: sa.Connection) -> Iterator[sa.Connection]:
+    if connection.invalidated:
+        # It would connect anew, and the new session holds nothing.
+        raise LedgerAway("the ledger cannot be written: the session that held the claim was lost")
+    with connection.begin():
+        yield connection
 
 
 def _version_of(connection: sa.Connection) -> int | None:
@@ -251,14 +300,40 @@ def _stored(entry: Entry, seq: int, previous: str) -> dict[str, Any]:
     row: dict[str, Any] = {"seq": seq, "prev_hash": previous, "version": LEDGER_VERSION}
     for name in Entry.__struct_fields__:
         value = getattr(entry, name)
-        row[name] = _text(value) if isinstance(value, str) else value
-    row["owners"] = msgspec.json.encode([_text(owner) for owner in entry.owners]).decode()
+        row[name] = _name(value) if name in _NAMES else _text(value) if isinstance(value, str) else value
+    row["owners"] = msgspec.json.encode([_name(owner) for owner in entry.owners]).decode()
     row["facts"] = None if entry.facts is None else msgspec.json.encode(entry.facts).decode()
     if entry.snapshot is not None:
         row["snapshot"] = msgspec.json.encode(entry.snapshot, order="deterministic").decode()
         if len(row["snapshot"]) > _LONGEST_SNAPSHOT:
             raise LedgerFailed(f"a snapshot of {len(row['snapshot'])} characters; at most {_LONGEST_SNAPSHOT} are kept")
     return row
+
+
+def _entry(row: dict[str, Any]) -> Entry:
+    """What a row says. Raises LedgerFailed where it is damaged."""
+    try:
+        plain = {name: row[name] for name in Entry.__struct_fields__}
+        plain["owners"] = msgspec.json.decode(row["owners"])
+        for name in ("snapshot", "facts"):
+            plain[name] = None if row[name] is None else msgspec.json.decode(row[name])
+        entry = msgspec.convert(plain, Entry)
+    except (ValueError, TypeError) as error:
+        raise LedgerFailed(f"row {row['seq']} of the ledger is damaged: {error}") from None
+    if _embellished(row):
+        raise LedgerFailed(f"row {row['seq']} of the ledger is damaged: it says what rows of its version did not")
+    return entry
+
+
+def _embellished(row: dict[str, Any]) -> bool:
+    """Whether an old row holds what was not hashed then."""
+    return row["version"] == 1 and any(row[name] != value for name, value in _LATER.items())
+
+
+def _name(text: str) -> str:
+    """A name to the letter, wherever a database can hold it: a name that changed on its way would be another's."""
+    odd = len(text) > _LONGEST_NAME or "\x00" in text or any("\ud800" <= c <= "\udfff" for c in text)
+    return _text(text) if odd else text
 
 
 def _text(text: str) -> str:
@@ -275,8 +350,3 @@ def _digest(row: dict[str, Any]) -> str:
     version = row["version"] if row["version"] in _HASHED else LEDGER_VERSION
     canonical = msgspec.json.encode([version, *(row[name] for name in _HASHED[version])], enc_hook=repr)
     return hashlib.blake2b(canonical, digest_size=32).hexdigest()
-
-
-def _why(error: SQLAlchemyError) -> str:
-    """The database's own words, without the statement and its values."""
-    return str(getattr(error, "orig", None) or error).splitlines()[0][:300]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from detector.ledger import LEDGER_VERSION, RESULTS, Entry, History, Ledger, LedgerFailed
+from detector.ledger import LEDGER_VERSION, RESULTS, Entry, History, Ledger, LedgerAway, LedgerFailed
 
 
 def entry(i: int = 1, **changes: Any) -> Entry:
@@ -230,3 +230,67 @@ def test_history_follows_an_action_from_decision_to_its_end() -> None:
     assert key in history.holds
     history.add(entry(1, step="undo-verify", result="undo-verified"))
     assert history.holds == {}
+
+
+# One writer, and readers who are in nobody's way.
+
+
+def test_one_responder_to_a_ledger_and_the_next_when_it_has_ended(path: Path) -> None:
+    with Ledger.at(path) as ours, Ledger.at(path) as theirs:
+        ours.claim()
+        ours.append([entry(7)])
+        with pytest.raises(LedgerAway, match="another responder uses this ledger"):
+            theirs.claim()
+        ours.close()
+        theirs.claim()
+        theirs.append([entry(8)])
+        assert theirs.head[0] == 8, "it goes on after the rows that were written since it was opened"
+        assert theirs.verify_chain() is None
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "sqlite:///file::memory:?uri=true"])
+def test_a_ledger_in_memory_is_no_responders(url: str) -> None:
+    with Ledger(url) as ledger, pytest.raises(ValueError, match="outlives the process"):
+        ledger.claim()
+
+
+def test_somebody_who_reads_slowly_keeps_nobody_from_writing(path: Path) -> None:
+    with Ledger.at(path) as ledger:
+        ledger.append([entry(i) for i in range(7, 500)])
+    with Ledger.at(path, create=False) as reader, Ledger.at(path, wait_seconds=0.05) as writer:
+        slow = reader.hashed()
+        next(slow)
+        writer.append([entry(500)])
+        assert sum(1 for _ in slow) == 499
+
+
+def test_a_ledger_that_is_only_away_is_told_from_one_that_is_damaged(path: Path, database: sqlite3.Connection) -> None:
+    with Ledger.at(path, wait_seconds=0.05) as ledger:
+        database.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(LedgerAway, match="locked"):
+            ledger.append([entry(7)])
+        database.execute("ROLLBACK")
+        database.execute("DROP TABLE ledger")
+        with pytest.raises(LedgerFailed) as failed:
+            ledger.append([entry(7)])
+    assert not isinstance(failed.value, LedgerAway)
+
+
+@pytest.mark.parametrize("name", ["user:eve\u00a0x", "user:eve\u0378", "user:eve\u2003x", "pod:a/\\u00a0"])
+def test_a_name_with_odd_characters_is_the_same_after_a_restart(tmp_path: Path, name: str) -> None:
+    whole = entry(1, target=name, owners=[name], alert=name, result="enforced", due=99)
+    with Ledger.at(tmp_path / "ledger") as ledger:
+        ledger.append([whole, entry(2, target=name, owners=[name], step="outcome", result="carried-out", due=99)])
+        live = ledger.history
+    with Ledger.at(tmp_path / "ledger") as ledger:
+        assert ledger.history == live
+        assert list(ledger.history.holds) == [("isolate_pod", name)]
+        assert ledger.verify_chain() is None
+
+
+def test_what_is_remembered_is_what_was_stored_also_of_text_that_no_database_holds() -> None:
+    with Ledger() as ledger:
+        ledger.append([entry(1, alert="a\x00b\ud800", owners=["user:\ud800"], result="awaiting-approval", mode="approve")])
+        (stored,) = ledger.entries()
+        assert ledger.history.revisions == {"a\\u0000b\\ud800": 1}
+        assert ledger.history.waiting["action-1"].entry == stored

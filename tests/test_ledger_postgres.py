@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from connectors.containment import Action, Applied
 from connectors.containment.lab import Lab
-from detector.ledger import LEDGER_VERSION, Ledger, LedgerFailed
+from detector.ledger import LEDGER_VERSION, Ledger, LedgerAway, LedgerFailed
 from detector.respond import Responder
 from tests.alerts import made_alert
 from tests.servers import Postgres, postgres, postgres_url
@@ -123,3 +123,30 @@ def test_a_database_that_goes_away_lets_nothing_happen_and_nothing_is_lost(postg
         outcomes = Responder(table("isolate_pod"), [real], ledger).handle(made_alert(uid="alert-9"))
         assert [each.result for each in outcomes] == ["verified"]
         assert ledger.verify_chain() is None
+
+
+def test_one_responder_to_a_ledger_and_the_next_when_it_has_ended(postgres_url: str) -> None:
+    with Ledger(postgres_url) as ours, Ledger(postgres_url) as theirs:
+        ours.claim()
+        ours.append([entry(1)])
+        with pytest.raises(LedgerAway, match="another responder uses this ledger"):
+            theirs.claim()
+        ours.close()
+        theirs.claim()
+        theirs.append([entry(2)])
+        assert theirs.verify_chain() is None
+
+
+def test_a_claim_that_was_lost_with_its_session_writes_nothing_more(postgres: Postgres, postgres_url: str) -> None:
+    with Ledger(postgres_url) as ours:
+        ours.claim()
+        ours.append([entry(1)])
+        postgres.stop()
+        postgres.start()
+        with pytest.raises(LedgerAway):
+            ours.append([entry(2)])
+        with Ledger(postgres_url) as theirs:
+            theirs.claim()
+            with pytest.raises(LedgerFailed):
+                ours.append([entry(2)])
+            assert theirs.head[0] == 1

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from detector import ledger as module
-from detector.ledger import LEDGER_VERSION, Ledger
+from detector.ledger import LEDGER_VERSION, Ledger, LedgerFailed
 from detector.migrations import migrate
 from tests.test_ledger import entry
 
@@ -82,3 +82,19 @@ def test_no_import_path_stands_in_a_ledger(tmp_path: Path) -> None:
     assert b"detector." not in stored
     assert b"alembic.operations" not in stored
     assert msgspec.json.encode("detector.ledger")[1:-1] not in stored
+
+
+@pytest.mark.parametrize("change", ["person = 'user:ann'", "again = 5", "facts = '{}'"])
+def test_what_was_put_into_an_old_row_afterwards_is_found_and_not_acted_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    path = tmp_path / "ledger"
+    first_release(path, monkeypatch)
+    Ledger.at(path).close()
+    with sqlite3.connect(path) as database:
+        database.execute(f"UPDATE ledger SET {change} WHERE seq = 2")  # noqa: S608  the changes are ours
+    database.close()
+    with Ledger.at(path) as ledger:
+        assert ledger.verify_chain() == (2, "row 2 was changed")
+        with pytest.raises(LedgerFailed, match="row 2 of the ledger is damaged"):
+            list(ledger.entries())
