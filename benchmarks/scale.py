@@ -1,10 +1,12 @@
 """What identities cost: time per event as they grow in number, bytes each, a flood of new ones, and the kernels beside river.
 
-``python -m benchmarks.scale [--json] [--full]``; minutes, on one core. Events are made as columns, so that nothing is parsed.
+``python -m benchmarks.scale [--json [FILE]] [--full]``; minutes, on one core. Events are made as columns, so that nothing is parsed.
 
 ``cost``    time per event at 1 k to 1 M identities, over that at 1 k; one hot set of 1,000 gives all but one event in fifty
 ``memory``  bytes at the largest of these, each with two pairs: of the tables by owner of the record, and of the process
 ``flood``   a million new identities in an hour, several times what the limits allow: what is forgotten, kept and said
+``spread``  the stages' own time per event with the work spread over 1 to 8 partitions, ``recovery`` of a state, and the ``model`` of
+            a site of up to a million events a second: see ``benchmarks.stages``
 ``speed``   river's HalfSpaceTrees (score, then learn; its features made beforehand) over the two visits' time on the same rows
 
 Ratios are medians of rounds in which the rivals take turns; what comes before a round is not timed.
@@ -349,6 +351,8 @@ def measure(
     sizes: Sequence[int] = SIZES, events: int = 100_000, rounds: int = 7, newcomers: int = 1_000_000, limit: int = 200_000
 ) -> dict[str, Any]:
     """All figures. ``events``: a round's; ``newcomers``: of the flood; ``limit``: of actors in it."""
+    from benchmarks.stages import distributed  # which needs the sites of this module
+
     with quiet_collector():
         fold(Cores(parse("")), Site(Names(), 1_000).day(8 * BATCH))  # compiles
         cost, memory = cost_and_memory(sizes, events, rounds)
@@ -356,6 +360,7 @@ def measure(
             "cost": cost,
             "memory": memory,
             "flood": flood(newcomers, limit),
+            **distributed(sizes, events, rounds, memory["bytes_per_identity"]),
             "speed": speed(min(10_000, sizes[-1]), max(events // 6, BATCH), rounds),
             "machine": f"{platform.machine()} {platform.system()}, {os.cpu_count()} cores, Python {platform.python_version()}",
             "versions": {name: metadata.version(name) for name in ("numpy", "numba", "pyarrow", "river")},
@@ -377,10 +382,12 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="a flood against limits of a million actors")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="the figures as JSON, to a file, or alone to stdout")
     given = parser.parse_args()
     figures = measure(newcomers=1_500_000, limit=1_000_000) if given.full else measure()
-    print(json.dumps(figures) if given.json else "\n".join(lines(figures)))
+    if given.json and given.json != "-":
+        Path(given.json).write_text(json.dumps(figures), encoding="utf-8")
+    print(json.dumps(figures) if given.json == "-" else "\n".join(lines(figures)))
 
 
 if __name__ == "__main__":

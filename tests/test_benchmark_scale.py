@@ -29,7 +29,7 @@ def cores() -> Cores:
 
 
 def test_every_figure_is_there(figures: dict[str, Any]) -> None:
-    assert set(figures) == {"cost", "memory", "flood", "speed", "machine", "versions"}
+    assert set(figures) == {"cost", "memory", "flood", "spread", "recovery", "model", "speed", "machine", "versions"}
     assert list(figures["cost"]) == ["1000", "2000"]
     assert all(set(cost) == {"microseconds_per_event", "ratio"} for cost in figures["cost"].values())
     assert figures["cost"]["1000"]["ratio"] == 1.0
@@ -39,6 +39,18 @@ def test_every_figure_is_there(figures: dict[str, Any]) -> None:
     text = "\n".join(lines(figures))
     assert "flood.evicted" in text
     assert "memory.by_owner.actor.actor/keeper" in text
+
+
+def test_spread_over_partitions_every_stage_has_its_share(figures: dict[str, Any]) -> None:
+    assert list(figures["spread"]) == ["1", "2", "4", "8"]
+    for many, each in figures["spread"].items():
+        assert all(each["microseconds_per_event"][name] > 0.0 for name in ("ingest", "actor", "object"))
+        assert 1.0 <= each["busiest"]["actor"] <= int(many)
+        assert each["bytes_per_event"]["object"] > each["bytes_per_event"]["actor"] > 0.0
+    assert figures["spread"]["1"]["busiest"] == {"actor": 1.0, "object": 1.0, "fuse": 1.0}
+    assert figures["recovery"]["identities"] == 1_800
+    plan = figures["model"]["at_events_per_second"]
+    assert plan["1000000"]["cores"] == pytest.approx(100 * plan["10000"]["cores"], rel=0.1)
 
 
 def test_everyone_is_remembered_with_two_pairs_each(figures: dict[str, Any]) -> None:
