@@ -26,6 +26,7 @@ from replay import from_kafka, screen
 from replay.exits import BROKER, INTERRUPTED, MISTAKE, UNREADABLE, fail
 from replay.inputs import Inputs, open_inputs
 from replay.letters import SinceError
+from replay.origins import keep_labels, marks_of, same_inputs, settings_of
 from replay.play import tallies
 from replay.pseudonyms import KeyProblem, Pseudonyms, read_key
 from replay.record import BlockRecord, Bounds, Recorder
@@ -35,27 +36,42 @@ TOPIC = "tocsin.by-actor"
 
 
 class _Tap:
-    """Stands where the detector's cores stand and keeps what would have been scored."""
+    """Stands where the detector's cores stand and keeps what would have been scored, without the rows that the recording has."""
 
     def __init__(self, config: Config, recorder: Recorder) -> None:
         self.config = config
         self.bindings = Bindings(config.limits.bindings)
         self._recorder = recorder
-        self._next = 0
+        self._next = recorder.positions.get((TOPIC, 0), 0)
+        #: Number of a log -> its highest record in the recording, and how many rows of that record.
+        self.marks = marks_of(recorder)
 
     def fold(self, block: Block, scores: Callable[[np.ndarray], None] | None = None) -> list[Alert]:
         """Record a block."""
-        self._recorder.put(BlockRecord(TOPIC, 0, self._next, int(block.time.max()), block.to_arrow()))
-        self._next += 1
+        block = self._fresh(block)
+        if len(block) and self._recorder.put(BlockRecord(TOPIC, 0, self._next, int(block.time.max()), block.to_arrow())):
+            self._next += 1
         return []
+
+    def _fresh(self, block: Block) -> Block:
+        """The rows that are not recorded yet. Blocks are cut elsewhere once a log has grown, so it is rows that count."""
+        keep = np.ones(len(block), np.bool_)
+        for log, (record, many) in list(self.marks.items()):
+            mine = block.partition == log
+            keep &= ~mine | (block.record >= record)
+            last = np.flatnonzero(mine & (block.record == record))
+            keep[last[:many]] = False
+            left = many - len(last)
+            self.marks[log] = (record, max(left, 0))
+        return block if keep.all() else block.take(keep)
 
     def title(self, paths: tuple[str, ...]) -> None:
         """The recorder was given them already."""
 
 
 def capture(inputs: Inputs, names: Names, config: Config, recorder: Recorder) -> int:
-    """Resolve all inputs and record the events; the blocks that the folder holds already are passed over. Returns how many events
-    there are now."""
+    """Resolve all inputs and record the events; the rows that the folder holds already are passed over. Returns how many events there
+    are now."""
     tap = _Tap(config, recorder)
     pipeline = Pipeline(tap, names=names)
     with recorder, quiet_collector():
@@ -130,12 +146,10 @@ def _from_files(
     inputs = open_inputs(paths, source, None, names, 4096)
     if inputs.events is not None:
         fail(f"{inputs.events.path}: is a trace of resolved events already", MISTAKE)
-    recorder = Recorder(
-        out,
-        sources=None,
-        bounds=bounds,
-        titles=[Path(log.path).name for log in inputs.logs],
-        pseudonyms=pseudonyms,
-        made_by={"program": "tocsin record", "version": metadata.version("tocsin")},
-    )
-    return capture(inputs, names, config, recorder), recorder
+    made_by = {"program": "tocsin record", "version": metadata.version("tocsin"), "settings": settings_of(config)}
+    titles = [Path(log.path).name for log in inputs.logs]
+    recorder = Recorder(out, sources=None, bounds=bounds, titles=titles, pseudonyms=pseudonyms, made_by=made_by)
+    same_inputs(recorder, inputs, config, pseudonyms)
+    many = capture(inputs, names, config, recorder)
+    keep_labels(recorder, inputs, titles, pseudonyms)
+    return many, recorder

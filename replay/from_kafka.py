@@ -96,7 +96,7 @@ async def intake(
     missing = [topic for topic in topics if topic not in there]
     if missing:
         raise KafkaError(f"{', '.join(missing)}: no such topic; create it with: tocsin topics{' --raw' if form == 'raw' else ''}")
-    _same_topics(tape.recorder, {topic: there[topic].uuid for topic in topics})
+    _same_topics(tape, {topic: there[topic].uuid for topic in topics})
     logs = [TopicPartition(topic, number) for topic in topics for number in range(there[topic].partitions)]
     async with _consumer(kafka) as consumer:
         consumer.assign(logs)
@@ -105,11 +105,13 @@ async def intake(
         return await reader.run(ended)
 
 
-def _same_topics(recorder: Recorder, uuids: dict[str, str]) -> None:
+def _same_topics(tape: Tape, uuids: dict[str, str]) -> None:
     """Raises TraceError where a recording would go on with a topic that was made anew, or with other topics."""
-    held = recorder.manifest.made_by.setdefault("topics", {} if recorder.manifest.logs else uuids)
-    if held != uuids:
-        other = sorted(topic for topic in {*held, *uuids} if held.get(topic) != uuids.get(topic))
+    recorder, shown = tape.recorder, {tape.topic(topic): topic for topic in uuids}
+    named = {tape.topic(topic): tape.topic(uuid) for topic, uuid in uuids.items()}
+    held = recorder.manifest.made_by.setdefault("topics", {} if recorder.manifest.logs else named)
+    if held != named:
+        other = sorted(shown.get(topic, topic) for topic in {*held, *named} if held.get(topic) != named.get(topic))
         raise TraceError(f"{recorder.folder}: {', '.join(other)}: not the topic that was recorded here; record into an empty folder")
 
 
@@ -147,9 +149,8 @@ class _Reader:
         first = await self._consumer.beginning_offsets(self._logs)
         last = await self._consumer.end_offsets(self._logs)
         starts = await self._offsets(stretch.since or "earliest", first, last)
-        recorded = self._tape.recorder.positions
         for log in self._logs:
-            held = recorded.get((log.topic, log.partition))
+            held = self._tape.position(log.topic, log.partition)
             if held is not None and held < first[log]:
                 where = f"{self._tape.recorder.folder}: {log.topic} {log.partition}"
                 raise TraceError(

@@ -6,14 +6,18 @@ import hashlib
 import time as wall
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
-from connectors.event import SECOND, Block
+import numpy as np
+
+from connectors.event import DAY, SECOND, Block
 from connectors.names import Names
 from connectors.sources import Decoded
 from connectors.sources.table import Mapping, MappingError, read_mapping
 from connectors.trace import TraceError, open_trace
+from detector.ingest import TimeGuard
 from replay.recorded import EventTrace, RawLog
 from replay.traces import MANIFEST, LogEntry, Manifest, inside, is_folder, read_manifest, verify
 
@@ -129,7 +133,9 @@ class Pace:
         if len(block) == 0:
             return
         if self._origin is None:
-            self._origin = (self._clock(), int(block.time.min()))
+            # A row far behind the rest was written by a clock that had not been set: from there on it would be a wait of years.
+            usual = np.median(block.time) - DAY
+            self._origin = (self._clock(), int(block.time[block.time >= usual].min()))
         began, first = self._origin
         due = began + (int(block.time.max()) - first) / SECOND / self.factor
         delay = due - self._clock()
@@ -144,11 +150,13 @@ class Pace:
 
 
 class PacedLog:
-    """A log that gives each batch only when its last event is due."""
+    """A log that gives each batch only when its last event is due. What runs ahead of its neighbours by more than ``ahead_hours`` is no
+    time to wait for: ingest takes it out."""
 
-    def __init__(self, log: InputLog, pace: Pace) -> None:
+    def __init__(self, log: InputLog, pace: Pace, ahead_hours: float) -> None:
         self._log = log
         self._pace = pace
+        self._ahead = ahead_hours
         self.path = log.path
         self.source = log.source
         self.total_bytes = log.total_bytes
@@ -161,9 +169,29 @@ class PacedLog:
         return self._log.bytes_read
 
     def __iter__(self) -> Iterator[Decoded]:
-        for decoded in self._log:
-            self._pace.wait(decoded.block)
-            yield decoded
+        guard, held = TimeGuard(self._ahead), list[Decoded]()
+        for decoded in chain(self._log, [None]):
+            if decoded is not None:
+                held.append(decoded)
+            for part in guard.admit(decoded):
+                self._pace.wait(part.block)
+            if held and not guard.waiting:
+                # As one: whoever takes it may number its names anew before the next, and would not know of what is held here.
+                yield held[0] if len(held) == 1 else _joined(held)
+                held = []
+
+
+def _joined(parts: list[Decoded]) -> Decoded:
+    skipped: dict[str, int] = {}
+    for part in parts:
+        for kind, many in part.skipped.items():
+            skipped[kind] = skipped.get(kind, 0) + many
+    return Decoded(
+        Block.concat([part.block for part in parts]),
+        [reject for part in parts for reject in part.rejects],
+        skipped,
+        [binding for part in parts for binding in part.bindings],
+    )
 
 
 def speed(text: str) -> float | None:

@@ -191,7 +191,8 @@ def tallies(
     """Run the inputs through a pipeline, at a pace if asked. Yields after every batch."""
     pace = None if speed is None else Pace(speed)
     if inputs.events is None:
-        logs: list[Log] = list(inputs.logs if pace is None else [PacedLog(log, pace) for log in inputs.logs])
+        ahead = pipeline.cores.config.time.ahead_hours
+        logs: list[Log] = list(inputs.logs if pace is None else [PacedLog(log, pace, ahead) for log in inputs.logs])
         yield from pipeline.run(logs, places, limit)
         return
     blocks = inputs.events.blocks()

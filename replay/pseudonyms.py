@@ -28,7 +28,7 @@ _PARTS = re.compile(r"[^/.@]+")
 _LONGEST_NUMBER = 4
 #: Pseudonyms kept at hand; past it they are computed anew. Some 100 bytes each.
 _KEPT = 1_000_000
-#: A port with its protocol says nothing about whose it is.
+#: A port with its protocol says nothing about whose it is; a bare number that could be one is taken for one.
 _PORT = re.compile(r"(?:\d{1,5}/)?(?:tcp|udp|icmp|icmp6|sctp)(?:/\d{1,5})?|\d{1,5}")
 #: Verbs of the sources, and nothing a site could have named.
 _WORDS = frozenset(
@@ -84,8 +84,12 @@ class Pseudonyms:
         return self._kept("identity", text)
 
     def detail(self, text: str) -> str:
-        """The pseudonym of a detail; ports, protocols and verbs stay."""
+        """The pseudonym of a detail; ports, protocols, verbs and bare numbers of up to five digits stay."""
         return self._kept("detail", text)
+
+    def topic(self, text: str) -> str:
+        """The pseudonym of a Kafka topic, or of its id: a name that a topic could have."""
+        return f"log-{self._digest('topic', text)[:_DIGITS]}"
 
     def uid(self, text: str) -> str:
         """The pseudonym of a sensor's id; none stays none."""

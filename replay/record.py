@@ -103,8 +103,9 @@ class Recorder:
             made_by=(made_by or {}) | mark,
         )
         folder.mkdir(parents=True, exist_ok=True)
-        self.manifest = self._resumed(fresh, grows=titles is None) if (folder / MANIFEST).exists() else fresh
-        self._tidy()
+        resumes = (folder / MANIFEST).exists()
+        self.manifest = self._resumed(fresh, grows=titles is None) if resumes else fresh
+        self._tidy(finished=resumes)
         #: Topic and partition -> the offset to read on from.
         self.positions: dict[tuple[str, int], int] = {}
         for entry in self.manifest.logs:
@@ -150,12 +151,18 @@ class Recorder:
         verify(self.folder, held)
         return held
 
-    def _tidy(self) -> None:
-        """Remove what a crash left: files that were never finished, or finished and not yet in the manifest."""
+    def _tidy(self, *, finished: bool) -> None:
+        """Remove what a crash left: files that were never finished and, where the manifest tells them from others, those that were and
+        are not in it yet. Raises TraceError where there are finished files and no manifest: that was not us."""
         known = {entry.path for entry in self.manifest.logs}
-        for path in [*self.folder.glob("*/*/*.part"), *self.folder.glob("*/*/" + "[0-9]" * 20 + ".parquet")]:
-            if path.relative_to(self.folder).as_posix() not in known:
-                path.unlink()
+        done = [path for path in self.folder.glob("*/*/" + "[0-9]" * 20 + ".parquet") if self._name(path) not in known]
+        if done and not finished:
+            raise TraceError(f"{self.folder}: holds {self._name(done[0])} and no {MANIFEST} that names it; name an empty folder")
+        for path in [*self.folder.glob("*/*/*.part"), *done]:
+            path.unlink()
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix()
 
     def feed(self, records: Iterable[RawRecord | BlockRecord]) -> None:
         """Take records until they end or the recording is full. Raises TraceError on a topic nobody named."""
@@ -173,14 +180,15 @@ class Recorder:
             return False
         shard = self._shards.get(key) or self._opened(record)
         many = 1 if isinstance(record, RawRecord) else record.batch.num_rows
+        size = len(record.value or b"") + len(record.key or b"") + 64 if isinstance(record, RawRecord) else record.batch.nbytes
         shard.held.append(record)
-        shard.noted(record.offset, record.arrival, many)
+        shard.noted(record.offset, record.arrival, many, size)
         self.positions[key] = record.offset + 1
         self.records += many
         self._rolled += many
-        size = len(record.value or b"") + len(record.key or b"") + 64 if isinstance(record, RawRecord) else record.batch.nbytes
         self._held_bytes += size
         if shard.held_records >= GROUP_RECORDS:
+            self._held_bytes -= shard.held_bytes
             shard.flush(self._table)
         if self._held_bytes >= HELD_BYTES:
             for each in self._shards.values():

@@ -63,7 +63,7 @@ class Shard:
         self.records = 0
         self.span: tuple[int, int] | None = None
         self.held: list[Any] = []
-        self.held_records = 0
+        self.held_records = self.held_bytes = 0
         self._schema = schema
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self.part.open("wb")
@@ -71,18 +71,19 @@ class Shard:
             self._file, schema, compression="zstd", write_page_checksum=True, write_statistics=False
         )
 
-    def noted(self, offset: int, arrival: int, records: int) -> None:
-        """Something was appended to ``held``: its offset, arrival, and how many records it is."""
+    def noted(self, offset: int, arrival: int, records: int, size: int) -> None:
+        """Something was appended to ``held``: its offset, arrival, how many records it is, and its bytes in memory."""
         self.last = offset
         self.records += records
         self.held_records += records
+        self.held_bytes += size
         self.span = (arrival, arrival) if self.span is None else (min(self.span[0], arrival), max(self.span[1], arrival))
 
     def flush(self, table: Callable[[list[Any]], pa.Table]) -> None:
         """Write what is held as one row group."""
         if self.held:
             self._writer.write_table(table(self.held), row_group_size=max(self.held_records, 1))
-            self.held, self.held_records = [], 0
+            self.held, self.held_records, self.held_bytes = [], 0, 0
 
     def size(self) -> int:
         """Bytes on the disk so far."""

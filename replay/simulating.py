@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -18,19 +19,23 @@ from connectors.trace import TraceError
 from replay import screen
 from replay.exits import MISTAKE, UNREADABLE
 from replay.exits import fail as _fail
-from replay.simulate import Attack, Truth, simulate
+from replay.simulate import Attack, Truth, labels_of, simulate
 from replay.simulate.journal import SOURCES
 from replay.simulate.labels import LABELS, Label, write_labels
 from replay.simulate.scenarios import available
-from replay.simulate.splice import Spliced
+from replay.simulate.splice import Spliced, apart
 from replay.simulate.splice import splice as splice_into
-from replay.traces import MANIFEST, Manifest, described, write_manifest
+from replay.traces import MANIFEST, Manifest, described, read_manifest, write_manifest
 
 #: Word for no scenario at all.
 NONE = "none"
 #: Scenarios of one day take turns over so many last days, where there are at least twice as many: a day of all attacks at once would
 #: be a day unlike any other.
 SPREAD = 4
+#: What the manifest of a trace of ours says it was made by.
+PROGRAM = "tocsin simulate"
+#: Where a trace lies until it is whole, in the folder it is for.
+_ASIDE = ".simulating"
 
 
 def moment(time: int) -> str:
@@ -58,6 +63,46 @@ def label_of(attack: Attack) -> Label:
     )
 
 
+def _check_ours(out: Path) -> None:
+    """Raises ValueError where ``out`` holds a trace of something else, which would be lost."""
+    if not (out / MANIFEST).exists():
+        return
+    try:
+        made_by = read_manifest(out).made_by.get("program")
+    except TraceError:
+        made_by = None
+    if made_by != PROGRAM:
+        raise ValueError(f"{out}: holds a trace that is not of {PROGRAM}; name another folder")
+
+
+@contextmanager
+def _aside(out: Path) -> Iterator[Path]:
+    """A folder in ``out`` to write a trace into. Its files take their place once all of it is there, the manifest last; if anything
+    fails before, ``out`` is as it was. Raises ValueError where ``out`` holds files of others, OSError where it cannot be written."""
+    _check_ours(out)
+    fresh = not out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    aside = out / _ASIDE
+    try:
+        if aside.exists():
+            shutil.rmtree(aside)
+        aside.mkdir()
+        yield aside
+        made = sorted(path.name for path in aside.iterdir() if path.name != MANIFEST)
+        if not (out / MANIFEST).exists():
+            there = [name for name in made if (out / name).exists()]
+            if there:
+                raise ValueError(f"{out}: holds {there[0]} and no trace of {PROGRAM}; name another folder")
+        (out / MANIFEST).unlink(missing_ok=True)
+        for name in (*made, MANIFEST):
+            (aside / name).replace(out / name)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+        if fresh:
+            with suppress(OSError):  # it holds a trace by now
+                out.rmdir()
+
+
 def write_trace(
     out: Path,
     *,
@@ -68,41 +113,45 @@ def write_trace(
     spread: int = 1,
     progress: Callable[[float], None] | None = None,
 ) -> Truth:
-    """Simulate into a trace folder. ``scenarios``: None is all there are, () none. The manifest comes last, so that what is unfinished
-    is no trace. Raises ValueError on an argument that cannot be, OSError where ``out`` cannot be written."""
+    """Simulate into a trace folder. ``scenarios``: None is all there are, () none. A trace of ours that is there is replaced once the
+    new one is whole. Raises ValueError on an argument that cannot be, OSError where ``out`` cannot be written; then nothing is
+    changed."""
     names = list(available()) if scenarios is None else list(scenarios)
-    (out / MANIFEST).unlink(missing_ok=True)
-    truth = simulate(out, days=days, seed=seed, scale=scale, attacks=names, spread=spread, progress=progress)
-    write_labels(out / LABELS, [label_of(attack) for attack in truth.attacks])
-    logs = []
-    for name, source in SOURCES.items():
-        first, last = truth.spans[name]
-        times = [None if time is None else moment(time) for time in (first, last)]
-        logs.append(described(out, name, source, truth.records[name], *times))
-    given = {"days": days, "seed": seed, "scale": scale, "scenarios": names}
-    made_by = {"program": "tocsin simulate", "version": metadata.version("tocsin"), **given}
-    write_manifest(out, Manifest(logs=logs, labels=LABELS, made_by=made_by))
+    labels_of(names)
+    with _aside(out) as folder:
+        truth = simulate(folder, days=days, seed=seed, scale=scale, attacks=names, spread=spread, progress=progress)
+        write_labels(folder / LABELS, [label_of(attack) for attack in truth.attacks])
+        logs = []
+        for name, source in SOURCES.items():
+            first, last = truth.spans[name]
+            times = [None if time is None else moment(time) for time in (first, last)]
+            logs.append(described(folder, name, source, truth.records[name], *times))
+        given = {"days": days, "seed": seed, "scale": scale, "scenarios": names}
+        made_by = {"program": PROGRAM, "version": metadata.version("tocsin"), **given}
+        write_manifest(folder, Manifest(logs=logs, labels=LABELS, made_by=made_by))
     return truth
 
 
 def splice_trace(
     out: Path, trace: Path, *, seed: int, scenarios: Sequence[str], progress: Callable[[float], None] = lambda _: None
 ) -> Spliced:
-    """Play scenarios in a recorded trace into a trace folder. Raises TraceError, ValueError, OSError; then there is no trace."""
-    (out / MANIFEST).unlink(missing_ok=True)
-    spliced = splice_into(out, trace, scenarios, seed, progress)
-    write_labels(out / LABELS, [*spliced.labels, *map(label_of, spliced.attacks)])
-    logs = []
-    for log, records, first, last in spliced.logs:
-        times = [None if time is None else moment(time) for time in (first, last)]
-        entry = described(out, log.name, log.source, records, *times)
-        if log.entry is not None and log.entry.mapping is not None:
-            shutil.copyfile(trace / log.entry.mapping, out / f"{log.name}.toml")
-            entry.mapping = f"{log.name}.toml"
-        logs.append(entry)
-    given = {"seed": seed, "scenarios": list(scenarios), "splice": trace.name}
-    made_by = {"program": "tocsin simulate", "version": metadata.version("tocsin"), **given}
-    write_manifest(out, Manifest(logs=logs, labels=LABELS, made_by=made_by))
+    """Play scenarios in a recorded trace into a trace folder. Raises TraceError, ValueError, OSError; then nothing is changed."""
+    labels_of(scenarios)
+    apart(out, trace)
+    with _aside(out) as folder:
+        spliced = splice_into(folder, trace, scenarios, seed, progress)
+        write_labels(folder / LABELS, [*spliced.labels, *map(label_of, spliced.attacks)])
+        logs = []
+        for log, records, first, last in spliced.logs:
+            times = [None if time is None else moment(time) for time in (first, last)]
+            entry = described(folder, log.name, log.source, records, *times)
+            if log.entry is not None and log.entry.mapping is not None:
+                shutil.copyfile(trace / log.entry.mapping, folder / f"{log.name}.toml")
+                entry.mapping = f"{log.name}.toml"
+            logs.append(entry)
+        given = {"seed": seed, "scenarios": list(scenarios), "splice": trace.name}
+        made_by = {"program": PROGRAM, "version": metadata.version("tocsin"), **given}
+        write_manifest(folder, Manifest(logs=logs, labels=LABELS, made_by=made_by))
     return spliced
 
 
@@ -148,7 +197,7 @@ def simulate_(
     except OSError as error:
         _fail(f"{error.filename or out}: {error.strerror or error}", UNREADABLE)
     except KeyboardInterrupt:
-        _fail(f"interrupted; {out} is no trace", 130)
+        _fail(f"interrupted; {out} is as it was", 130)
     _sum_up(out, records, attacks)
 
 

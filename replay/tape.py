@@ -31,6 +31,14 @@ class Tape:
         #: Rows that ingest has sent twice, and records of ours that are no events (ticks, configurations).
         self.repeated = self.passed = 0
 
+    def topic(self, name: str) -> str:
+        """What the recording calls a topic."""
+        return name if self._pseudonyms is None else self._pseudonyms.topic(name)
+
+    def position(self, topic: str, partition: int) -> int | None:
+        """The offset to read on from; None where nothing is recorded yet."""
+        return self.recorder.positions.get((self.topic(topic), partition))
+
     def put(self, message: ConsumerRecord) -> bool:
         """Take one message. Returns False once the recording is full. Raises TraceError on what is no block of ours."""
         arrival = message.timestamp * 1000
@@ -39,7 +47,7 @@ class Tape:
         block = self._block(message)
         if block is None:
             return True
-        return self.recorder.put(BlockRecord(message.topic, message.partition, message.offset, arrival, block))
+        return self.recorder.put(BlockRecord(self.topic(message.topic), message.partition, message.offset, arrival, block))
 
     def _block(self, message: ConsumerRecord) -> Any:
         """The rows of a message that were not there before, under the numbers that the manifest gives their logs; None without any."""
@@ -49,7 +57,7 @@ class Tape:
             packet = decode(message.value or b"", self._names)
         except WireError as error:
             raise TraceError(f"{message.topic} {message.partition} at {message.offset}: {error}") from None
-        if packet.passes or message.offset < self.recorder.positions.get((message.topic, message.partition), 0):
+        if packet.passes or message.offset < (self.position(message.topic, message.partition) or 0):
             self.passed += packet.passes
             return None
         block = packet.block
@@ -57,7 +65,7 @@ class Tape:
         # As the stages do: by the marks as they are before this message.
         keep = np.ones(len(block), np.bool_)
         for local, number in enumerate(numbers.tolist()):
-            mine, key = block.partition == local, (message.topic, message.partition, number)
+            mine, key = block.partition == local, (self.topic(message.topic), message.partition, number)
             keep &= ~mine | (block.record > self._marks.get(key, -1))
             if mine.any():
                 self._marks[key] = max(self._marks.get(key, -1), int(block.record[mine].max()))

@@ -32,6 +32,7 @@ from replay import screen
 from replay.exits import BROKER, INTERRUPTED, MISTAKE, UNREADABLE, complain, fail
 from replay.recorded import raw_tables
 from replay.shards import micros
+from replay.timed import timed
 from replay.traces import LogEntry, Manifest, inside, read_manifest, verify
 
 #: Records decoded at a time for their times, and sent between two looks at the clock.
@@ -40,6 +41,8 @@ BATCH = 500
 LINGER_MS = 5
 #: What whoever plays a trace should know.
 NOTE = "they carry the header tocsin.replay: alerts from them are never acted upon"
+#: Hours by which a record may be ahead of its neighbours, where no configuration says otherwise.
+AHEAD_HOURS = 24.0
 #: Records between two lines on the screen.
 TOLD = 100_000
 
@@ -119,12 +122,13 @@ def lanes_of(folder: Path, manifest: Manifest, kafka: Kafka, partitions: dict[st
     return lanes
 
 
-def records_of(folder: Path, lanes: list[Lane]) -> Iterator[Record]:
-    """Every record of a trace in order of its time, each log in its own order."""
-    yield from heapq.merge(*(_lane(folder, number, lane) for number, lane in enumerate(lanes)), key=lambda each: each[:2])
+def records_of(folder: Path, lanes: list[Lane], ahead_hours: float = AHEAD_HOURS) -> Iterator[Record]:
+    """Every record of a trace in order of its time, each log in its own order. A time more than ``ahead_hours`` ahead of the records
+    around it is nobody's time: such a record goes with the one before it."""
+    yield from heapq.merge(*(_lane(folder, number, lane, ahead_hours) for number, lane in enumerate(lanes)), key=lambda each: each[:2])
 
 
-def _lane(folder: Path, number: int, lane: Lane) -> Iterator[Record]:
+def _lane(folder: Path, number: int, lane: Lane, ahead_hours: float) -> Iterator[Record]:
     clock = 0
     for entry in lane.entries:
         path = inside(folder, entry.path, str(folder))
@@ -135,22 +139,12 @@ def _lane(folder: Path, number: int, lane: Lane) -> Iterator[Record]:
                     clock = max(clock, arrival)
                     yield Record(clock, number, key, value)
             continue
-        source = available()[entry.source](Names())
         with Lines(path) as lines:
-            for _, batch, _ in lines.batches(BATCH):
-                times = _times(source, batch, clock)
-                clock = times[-1] if times else clock
-                for due, value in zip(times, batch, strict=True):
+            source = available()[entry.source](Names())
+            for part in timed(source, (batch for _, batch, _ in lines.batches(BATCH)), ahead_hours):
+                for due, value in zip(np.maximum(part.times, clock).tolist(), part.lines, strict=True):
                     yield Record(due, number, None, value)
-
-
-def _times(source: Any, batch: list[bytes], clock: int) -> list[int]:
-    """When each record of a batch is due: the latest event time up to it."""
-    block = source.decode(batch).block
-    times = np.full(len(batch), clock, np.int64)
-    np.maximum.at(times, block.record, block.time)
-    found: list[int] = np.maximum.accumulate(times).tolist()
-    return found
+                clock = max(clock, int(part.times[-1]))
 
 
 def span_of(manifest: Manifest) -> tuple[int, int]:
@@ -171,7 +165,15 @@ def shift_of(manifest: Manifest, pace: Pace, shift: str, now: float) -> int:
     return int(now) - (first if pace.kind == "recorded" else last) // SECOND
 
 
-async def play_to(kafka: Kafka, folder: Path, pace: Pace, shift: str, say: Callable[[str], object], limit: int | None = None) -> Played:
+async def play_to(
+    kafka: Kafka,
+    folder: Path,
+    pace: Pace,
+    shift: str,
+    say: Callable[[str], object],
+    limit: int | None = None,
+    ahead_hours: float = AHEAD_HOURS,
+) -> Played:
     """Play a trace. ``shift``: ``now`` or ``none``. Raises KafkaError, TraceError, Unshiftable, before the first record is sent."""
     manifest = read_manifest(folder)
     verify(folder, manifest)
@@ -187,7 +189,7 @@ async def play_to(kafka: Kafka, folder: Path, pace: Pace, shift: str, say: Calla
     )
     await producer.start()
     try:
-        played = await _send(producer, records_of(folder, lanes), lanes, pace, limit, say)
+        played = await _send(producer, records_of(folder, lanes, ahead_hours), lanes, pace, limit, say)
     finally:
         await producer.stop()
     played.shifted = seconds
@@ -234,7 +236,7 @@ def run(paths: list[Path], given: Config, rate: str, shift: str, limit: int | No
     except ValueError as error:
         fail(f"--rate: {error}", MISTAKE)
     try:
-        played = asyncio.run(play_to(given.kafka, paths[0], pace, shift, complain, limit))
+        played = asyncio.run(play_to(given.kafka, paths[0], pace, shift, complain, limit, given.time.ahead_hours))
     except TraceError as error:
         fail(str(error), UNREADABLE)
     except Unshiftable as error:

@@ -15,6 +15,7 @@ from connectors.wire import Tick, encode_tick
 from detector.config import parse
 from detector.pipeline import Cores, Pipeline
 from detector.router import by_actor
+from replay.from_kafka import _same_topics
 from replay.pseudonyms import Pseudonyms
 from replay.record import Recorder
 from replay.recorded import EventTrace
@@ -85,6 +86,29 @@ def test_under_pseudonyms_no_log_is_called_by_its_name_and_a_recording_still_goe
     assert read_manifest(tmp_path).titles == ["log-0"]
     assert b"secret" not in b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert len(rows(tmp_path)) == len(log(600))
+
+
+def test_under_pseudonyms_no_topic_and_no_id_of_one_is_told_and_another_topic_is_still_refused(tmp_path: Path) -> None:
+    key = Pseudonyms(b"k" * 32)
+    said = [each._replace(topic="acme.by-actor") for each in messages()]
+
+    def go_on(part: list[Message], uuid: str) -> None:
+        with recorder(tmp_path, pseudonyms=key) as made:
+            tape = Tape(made, "by-actor", key)
+            _same_topics(tape, {"acme.by-actor": uuid})
+            assert tape.position("acme.by-actor", 0) == (None if not made.manifest.logs else 6)
+            for message in part:
+                tape.put(message)
+
+    go_on(said[:6], "the-uuid")
+    with pytest.raises(TraceError, match=r"acme\.by-actor: not the topic that was recorded here"):
+        go_on(said[6:], "another-uuid")
+    go_on(said[6:], "the-uuid")
+    assert len(rows(tmp_path)) == len(log(600))
+    told = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert b"acme" not in told
+    assert b"the-uuid" not in told
+    assert not [path for path in tmp_path.rglob("*") if "acme" in path.name]
 
 
 def test_ticks_are_passed_over_and_what_is_no_block_is_refused_by_place(tmp_path: Path) -> None:

@@ -5,32 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import orjson
 import pyarrow.parquet
 
-from connectors.event import Block
 from connectors.lines import Lines
 from connectors.names import Names
 from connectors.sources import available
 from connectors.trace import TraceError, detect
 from replay.simulate.journal import SOURCES
+from replay.timed import Timed, timed
 from replay.traces import LogEntry, inside, is_folder, read_manifest, verify
 
 #: Records decoded at a time.
 _BATCH = 4096
 #: The sources whose records scenarios can write.
 WRITABLE = {source: name for name, source in SOURCES.items()}
-
-
-class Batch(NamedTuple):
-    """Records of a log: ``lines`` without their breaks, ``times`` int64[n] microseconds, never running back, and their events."""
-
-    lines: list[bytes]
-    times: np.ndarray
-    block: Block
+#: An event so far ahead of all its neighbours has a broken clock.
+AHEAD_HOURS = 24.0
 
 
 @dataclass(frozen=True)
@@ -48,19 +40,9 @@ class BackgroundLog:
         """Whether a scenario's records can go in."""
         return self.source in WRITABLE
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self) -> Iterator[Timed]:
         """The log from its beginning."""
-        names = Names()
-        source = available()[self.source](names)
-        clock = 0
-        for lines in self._lines():
-            block = source.decode(lines).block
-            own = np.zeros(len(lines), np.int64)
-            np.maximum.at(own, block.record, block.time)
-            times = np.maximum.accumulate(np.maximum(own, clock))
-            if len(times):
-                clock = int(times[-1])
-            yield Batch(lines, times, block)
+        return timed(available()[self.source](Names()), self._lines(), AHEAD_HOURS)
 
     def _lines(self) -> Iterator[list[bytes]]:
         for path in self.files:
@@ -128,18 +110,18 @@ def _recognised(path: Path) -> BackgroundLog | None:
         return None
 
 
-def each_record(batch: Batch) -> Iterator[dict[str, object]]:
-    """The records of a batch that are JSON objects."""
-    for line in batch.lines:
+def each_record(batch: Timed) -> Iterator[tuple[dict[str, object], int]]:
+    """The records of a batch that are JSON objects, each with its time."""
+    for line, time in zip(batch.lines, batch.times.tolist(), strict=True):
         try:
             record = orjson.loads(line)
         except orjson.JSONDecodeError:
             continue
         if isinstance(record, dict):
-            yield record
+            yield record, time
 
 
-def scan(background: Background, take: dict[str, Callable[[Batch], None]]) -> None:
+def scan(background: Background, take: dict[str, Callable[[Timed], None]]) -> None:
     """Read every writable log once, batch by batch, by source; sets when the events begin and end. Raises TraceError."""
     firsts, lasts = [], []
     for log in background.logs:

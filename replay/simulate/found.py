@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import ipaddress
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from connectors.event import DAY, MINUTE, Basis
-from replay.simulate.background import Background, Batch, each_record, scan
+from replay.simulate.background import Background, each_record, scan
 from replay.simulate.cluster import Pod
 from replay.simulate.factory import Account, Blob, Bot, Factory, Model, Service, User, uuid
 from replay.simulate.places import Hosts
+from replay.timed import Timed
 
 #: Pairs of addresses, identities and pods remembered at most; a trace of more has enough by then.
 _MOST = 200_000
+#: People, models and places remembered at most of each kind, and of one of them its places, models and blobs: a factory of the largest
+#: size we simulate has 8,000 people.
+_NAMES, _OF_ONE = 50_000, 500
 #: A blob from this size on is taken for weights.
 _WEIGHTS = 10_000_000
 #: Namespaces in which nobody's work lives.
@@ -66,7 +71,8 @@ class FoundPods:
 
 
 class Finder:
-    """Takes a trace in, batch by batch; ``factory``, ``pods`` and ``hosts`` say what was found. Counts are bounded."""
+    """Takes a trace in, batch by batch; ``factory``, ``pods`` and ``hosts`` say what was found. What it remembers is bounded,
+    whatever names a trace makes up: past a bound no new name is taken up, those known count on."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self._rng = rng
@@ -98,7 +104,7 @@ class Finder:
             },
         )
 
-    def _conn(self, batch: Batch) -> None:
+    def _conn(self, batch: Timed) -> None:
         block, names = batch.block, batch.block.names.values
         bytes_ = np.nan_to_num(block.bytes_out) + np.nan_to_num(block.bytes_in)
         basis = block.bytes_basis != Basis.none
@@ -111,44 +117,51 @@ class Finder:
                 self._moved[key[1], key[2]] += int(size) if known else 0
 
     def _seen(self, name: str, place: str, time: int) -> None:
-        self._hours[name][time % DAY // MINUTE] += 1
-        if place:
-            self._places[name][place] += 1
+        if _room(self._hours, name):
+            self._hours[name][time % DAY // MINUTE] += 1
+        if place and _room(self._places, name):
+            _count(self._places[name], place, _OF_ONE)
 
-    def _registry(self, batch: Batch) -> None:
-        clock = int(batch.times[0]) if len(batch.times) else 0
-        for record in each_record(batch):
+    def _registry(self, batch: Timed) -> None:
+        for record, time in each_record(batch):
             for event in _list(record.get("events")):
                 target, request = _dict(event.get("target")), _dict(event.get("request"))
                 name, repository = str(_dict(event.get("actor")).get("name") or ""), str(target.get("repository") or "")
                 if not repository:
                     continue
-                self._registries[str(request.get("host") or "")] += 1
+                _count(self._registries, str(request.get("host") or ""), _NAMES)
                 if target.get("references"):
-                    self._manifests[repository] = str(target.get("digest"))
-                elif len(self._blobs) < _MOST:
-                    self._blobs[repository][str(target.get("digest"))] = _int(target.get("size"))
+                    _put(self._manifests, repository, str(target.get("digest")), _NAMES)
+                elif _room(self._blobs, repository):
+                    _put(self._blobs[repository], str(target.get("digest")), _int(target.get("size")), _OF_ONE)
+                if name and _room(self._used, name):
+                    _count(self._used[name], repository, _OF_ONE)
                 if name:
-                    self._used[name][repository] += 1
-                    self._seen(name, _host(str(request.get("addr") or "")), clock)
+                    self._seen(name, _host(str(request.get("addr") or "")), time)
 
-    def _slurm(self, batch: Batch) -> None:
-        for record, time in zip(each_record(batch), batch.times.tolist(), strict=False):
+    def _slurm(self, batch: Timed) -> None:
+        for record, time in each_record(batch):
             name = str(record.get("username") or "")
-            self._people.setdefault(name, "")
+            if name not in self._people:
+                _put(self._people, name, "", _NAMES)
             self._seen(name, "", time)
-            self._accounts[str(record.get("account") or "")] += 1
+            _count(self._accounts, str(record.get("account") or ""), _NAMES)
             nodes = str(record.get("nodes") or "")
             if nodes and "[" not in nodes and "," not in nodes:
-                self._nodes.setdefault(nodes, "")
+                self._node(nodes)
 
-    def _kubernetes(self, batch: Batch) -> None:
-        for record, time in zip(each_record(batch), batch.times.tolist(), strict=False):
+    def _node(self, name: str) -> None:
+        if name not in self._nodes:
+            _put(self._nodes, name, "", _NAMES)
+
+    def _kubernetes(self, batch: Timed) -> None:
+        for record, time in each_record(batch):
             user, answer = _dict(record.get("user")), _dict(record.get("responseObject"))
             name, extra = str(user.get("username") or ""), _dict(user.get("extra"))
             place = str((_list(record.get("sourceIPs"), str) or [""])[-1])
             if name and not name.startswith("system:"):
-                self._people.setdefault(name, "")
+                if name not in self._people:
+                    _put(self._people, name, "", _NAMES)
                 self._seen(name, place, time)
             bound = _list(extra.get("authentication.kubernetes.io/pod-name"), str)
             token = _list(extra.get("authentication.kubernetes.io/credential-id"), str)
@@ -162,9 +175,11 @@ class Finder:
 
     def _pod(self, answer: dict[str, Any], verb: str, time: int) -> None:
         metadata, spec, status = _dict(answer.get("metadata")), _dict(answer.get("spec")), _dict(answer.get("status"))
-        path = f"{metadata.get('namespace')}/{metadata.get('name')}"
         if spec.get("nodeName") and status.get("hostIP"):
-            self._nodes[str(spec["nodeName"])] = str(status["hostIP"])
+            _put(self._nodes, str(spec["nodeName"]), str(status["hostIP"]), _NAMES)
+        if not metadata.get("namespace") or not metadata.get("name"):
+            return
+        path = f"{metadata['namespace']}/{metadata['name']}"
         known = self._pods.get(path)
         if verb == "delete" or status.get("phase") in ("Succeeded", "Failed"):
             if known is not None and known.dies is None:
@@ -186,17 +201,18 @@ class Finder:
                 credential=uuid(self._rng),
             )
 
-    def _keycloak(self, batch: Batch) -> None:
-        for record, time in zip(each_record(batch), batch.times.tolist(), strict=False):
+    def _keycloak(self, batch: Timed) -> None:
+        for record, time in each_record(batch):
             name = str(_dict(record.get("details")).get("username") or "")
             if name and record.get("type") in ("LOGIN", "CLIENT_LOGIN"):
-                self._people[name] = str(record.get("userId") or "")
+                _put(self._people, name, str(record.get("userId") or ""), _NAMES)
                 self._seen(name, str(record.get("ipAddress") or ""), time)
-                self._clients.add(str(record.get("ipAddress") or ""))
+                if len(self._clients) < _NAMES:
+                    self._clients.add(str(record.get("ipAddress") or ""))
 
-    def _attestation(self, batch: Batch) -> None:
-        for record in each_record(batch):
-            self._nodes.setdefault(str(record.get("node")), "")
+    def _attestation(self, batch: Timed) -> None:
+        for record, _ in each_record(batch):
+            self._node(str(record.get("node")))
 
     # --- what was found
 
@@ -233,14 +249,18 @@ class Finder:
     def _user(self, index: int, name: str, teams: tuple[str, ...], number: dict[str, int]) -> User:
         places = [place for place, _ in self._places[name].most_common(2)] or [f"10.20.250.{index % 254 + 1}"]
         begins, ends = _office(self._hours[name])
-        models = tuple(sorted(number[repository] for repository, _ in self._used[name].most_common(8)))
+        models = self._models_of(name, number)
         uid = self._people.get(name) or uuid(self._rng)
         return User(index, name, uid, index % len(teams), 0, begins, ends, tuple(places), places[-1], models, (), 1.0, False, 0)
+
+    def _models_of(self, name: str, number: dict[str, int]) -> tuple[int, ...]:
+        """What somebody uses most, of the models whose blobs are known."""
+        return tuple(sorted(number[repository] for repository, _ in self._used[name].most_common(8) if repository in number))
 
     def _bot(self, index: int, name: str, teams: tuple[str, ...], number: dict[str, int]) -> Bot:
         place = next((place for place, _ in self._places[name].most_common(1)), f"10.18.250.{index % 254 + 1}")
         client = name.removeprefix("service-account-")
-        models = tuple(sorted(number[repository] for repository, _ in self._used[name].most_common(8)))
+        models = self._models_of(name, number)
         kind = "agent" if "agent" in client else "ci"
         return Bot(index, kind, client, self._people.get(name) or uuid(self._rng), place, index % len(teams), models)
 
@@ -299,6 +319,21 @@ class Finder:
             storage=busiest("tcp/2049", "tcp/9000") or known.storage,
             registry_name=next((host for host, _ in self._registries.most_common(1) if host), known.registry_name),
         )
+
+
+def _room(found: Mapping[str, object], name: str) -> bool:
+    """Whether a name is known or can still be taken up."""
+    return name in found or len(found) < _NAMES
+
+
+def _count(found: Counter[str], name: str, most: int) -> None:
+    if name in found or len(found) < most:
+        found[name] += 1
+
+
+def _put(found: dict[str, Any], name: str, value: object, most: int) -> None:
+    if name in found or len(found) < most:
+        found[name] = value
 
 
 def _office(minutes: Counter[int]) -> tuple[int, int]:

@@ -40,8 +40,7 @@ def splice(out: Path, trace: Path, names: Sequence[str], seed: int, progress: Ca
     """Play scenarios in a recorded trace and write the whole into the folder ``out``. Raises TraceError on the trace, ValueError on a
     scenario that finds no place in it, OSError where ``out`` cannot be written; then nothing is written."""
     background = open_background(trace)
-    if out.exists() and out.resolve() in {trace.resolve(), trace.parent.resolve()}:
-        raise ValueError(f"splice: {out} is where the trace is; give another folder")
+    apart(out, trace)
     if len({log.name for log in background.logs}) < len(background.logs):
         raise TraceError(f"{trace}: two logs would have one name")
     finder = Finder(randomness(seed, "found"))
@@ -56,15 +55,21 @@ def splice(out: Path, trace: Path, names: Sequence[str], seed: int, progress: Ca
     homes = _homes(background)
     for number, log in enumerate(background.logs):
         notes = sheet.notes.get(WRITABLE.get(log.source, ""), []) if homes.get(log.source) is log else []
-        if log.writable:
+        if log.writable or log.parquet or log.entry is None:
             spliced.logs.append((log, *_merge(out / log.name, log, sorted(notes, key=lambda note: note.time), marked, old)))
         else:
             shutil.copyfile(log.files[0], out / log.name)
-            spliced.logs.append((log, log.entry.records if log.entry is not None else 0, None, None))
+            spliced.logs.append((log, log.entry.records, None, None))
         progress(0.4 + 0.6 * (number + 1) / len(background.logs))
     spliced.attacks = [account_of(label, trail, marked[label]) for label, trail in trails.items()]
     spliced.labels = old
     return spliced
+
+
+def apart(out: Path, trace: Path) -> None:
+    """Raises ValueError where a trace would be written over the one that is read."""
+    if out.exists() and out.resolve() in {trace.resolve(), trace.parent.resolve()}:
+        raise ValueError(f"splice: {out} is where the trace is; give another folder")
 
 
 def _homes(background: Background) -> dict[str, BackgroundLog]:
