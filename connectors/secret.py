@@ -7,9 +7,12 @@ from pathlib import Path
 
 import msgspec
 
+#: How a key in PEM begins: the only secret that has lines.
+_PEM = "-----BEGIN "
+
 
 class NoSecret(ValueError):
-    """The secret is not where the settings say. The text names the place, never the secret."""
+    """The secret is not where the settings say, or cannot be one. The text names the place, never the secret."""
 
 
 class Secret(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -23,16 +26,24 @@ class Secret(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
             raise ValueError("expected a table with either 'file' or 'env'")
 
     def read(self) -> str:
-        """The secret, without the line end. Raises NoSecret."""
+        """The secret, without the one line end that an editor leaves. Raises NoSecret, also on what would break a header or a line."""
         if self.env:
             value, where = os.environ.get(self.env, ""), f"environment variable {self.env}"
         else:
             where = f"secret file {self.file}"
             try:
-                value = Path(self.file).read_text(encoding="utf-8").rstrip("\r\n")
+                # Bytes, because a text file's line ends would all be made alike.
+                value = Path(self.file).read_bytes().decode("utf-8")
             except (OSError, UnicodeDecodeError) as error:
                 why = error.strerror if isinstance(error, OSError) else "not a text file"
                 raise NoSecret(f"{where}: {why}") from None
+        value = value.removesuffix("\n").removesuffix("\r")
         if not value:
             raise NoSecret(f"{where} is empty or not set")
+        if value.startswith(_PEM):
+            return value
+        if not value.isprintable():
+            raise NoSecret(f"{where} holds a line end or another character that cannot be seen inside the secret")
+        if value != value.strip():
+            raise NoSecret(f"{where} holds a blank before or after the secret")
         return value

@@ -68,7 +68,7 @@ class Stage:
         """The adapter with a token."""
         path = self.folder / f"token-{next(_ids)}"
         path.write_text(token)
-        given = {"token_cache_seconds": 0, **chosen}
+        given = {"token_cache_seconds": 0, "cilium_seconds": 0, **chosen}
         settings = KubernetesSettings(url=self.kube.url, ca_file=str(self.kube.ca), token=Secret(file=str(path)), **given)
         self._adapters.append(Kubernetes(settings))
         return self._adapters[-1]
@@ -106,6 +106,8 @@ class Stage:
         )
         path = f"/api/v1/nodes/{name}"
         until("the node is ready", lambda: "Ready" in str(self.kube.ask("GET", path).get("status", {}).get("conditions")))
+        # What admission put there until then; it would go in the middle of a test.
+        until("it is known to be ready", lambda: "not-ready" not in str(self.kube.ask("GET", path)["spec"].get("taints")))
         return path
 
     def pod(self, name: str, labels: dict[str, str] | None = None, **spec: Any) -> dict[str, Any]:

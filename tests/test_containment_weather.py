@@ -22,6 +22,8 @@ each_verb = pytest.mark.parametrize(("name", "verb", "target"), CASES, ids=IDS)
 TOLD: dict[str, tuple[Fault, str, Trouble]] = {
     "401": (answers(401), "failed", Trouble("unauthorised")),
     "403": (answers(403), "failed", Trouble("unauthorised")),
+    "404 of another": (answers(404), "unknown", Trouble("down")),
+    "409": (answers(409), "failed", Trouble("conflict")),
     "422": (answers(422), "failed", Trouble("refused")),
     "429": (answers(429, Retry_After="7"), "failed", Trouble("busy", 7.0)),
     "503 with a wait": (answers(503, Retry_After="3"), "failed", Trouble("busy", 3.0)),
@@ -115,7 +117,7 @@ def test_success_without_effect_is_found_out(name: str, verb: Verb, target: str)
         assert stage.adapter.verify(action).status != "verified"
 
 
-@pytest.mark.parametrize("fault", [answers(401), answers(403), answers(429), answers(500), half, page, slow])
+@pytest.mark.parametrize("fault", [answers(401), answers(403), answers(404), answers(409), answers(429), answers(500), half, page, slow])
 @each_verb
 def test_what_cannot_be_read_is_neither_acted_on_nor_believed(name: str, verb: Verb, target: str, fault: Fault) -> None:
     with outdoors(name) as stage:

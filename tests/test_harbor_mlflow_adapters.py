@@ -84,10 +84,10 @@ def test_an_old_mlflow_is_told_from_an_unknown_user() -> None:
     with outdoors("mlflow") as stage:
         stage.weather.reads = Fault(Answer(404, "<!doctype html>Not Found"))
         old = stage.adapter.prepare(Action(id="a1", verb="deny_model", target="user:alice"))
-        assert (old.status, old.trouble) == ("failed", Trouble("refused"))
+        assert (old.status, old.trouble) == ("failed", Trouble("down"))
         assert "3.17" in old.reason
         stage.weather.reads = Fault(Answer(404))
-        assert stage.adapter.prepare(Action(id="a1", verb="deny_model", target="user:alice")).trouble == Trouble("refused")
+        assert stage.adapter.prepare(Action(id="a1", verb="deny_model", target="user:alice")).trouble == Trouble("down")
 
 
 def test_an_mlflow_that_knows_no_denial_refuses_and_nothing_is_left_in_it() -> None:

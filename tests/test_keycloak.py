@@ -275,6 +275,59 @@ def test_a_not_before_kills_every_older_token_and_new_logins_are_fine(keycloak: 
     realm.close()
 
 
+@pytest.mark.parametrize("kind", ["realm", "client"])
+def test_a_not_before_set_back_to_nothing_brings_old_tokens_to_life_which_is_why_it_is_never_undone(
+    keycloak: Keycloak, kind: str
+) -> None:
+    realm = Realm(keycloak)
+    tokens = realm.login(realm.person())
+    path, fields = "", {}
+    if kind == "client":
+        path = f"/clients/{realm.ask('GET', f'/clients?clientId={LAB}')[0]['id']}"
+        fields = {"clientId": LAB}
+    time.sleep(1.1)
+    realm.ask("PUT", path, {**fields, "notBefore": int(time.time())})
+    assert not realm.accepted(tokens["access_token"])
+    assert not realm.refreshed(tokens)
+    realm.ask("PUT", path, {**fields, "notBefore": 0})
+    assert realm.accepted(tokens["access_token"])
+    assert realm.refreshed(tokens)
+    (verb,) = (one for one in realm.adapter("tocsin-not-before").verbs if one.name == "push_not_before")
+    assert not verb.undoable
+    realm.close()
+
+
+def test_somebody_who_is_named_like_anothers_id_is_not_taken_for_that_one(realm: Realm) -> None:
+    name, adapter = realm.person(), realm.adapter()
+    identifier = realm.user(name)["id"]
+    realm.ask("POST", "/users", {"username": identifier, "enabled": True})
+    action = applied(adapter, "disable_user", f"user:{identifier}")
+    assert not realm.user(name)["enabled"]
+    assert realm.user(identifier)["enabled"], "the decoy"
+    assert adapter.undo(action).status == "undone"
+
+
+def test_a_404_is_believed_only_where_it_is_keycloaks_word_on_the_thing_itself(realm: Realm) -> None:
+    adapter, nobody = realm.adapter(), "00000000-0000-4000-8000-000000000000"
+    for verb in ("disable_user", "revoke_sessions"):
+        assert adapter.prepare(Action(id="a1", verb=verb, target=f"user:{nobody}")).trouble == Trouble("gone")
+    action = applied(adapter, "disable_user", f"user:{realm.person()}", "a404")
+    base = realm.server.url
+    for changes in ({"realm": "no-such-realm"}, {"url": f"{base}/auth"}, {"url": f"{base}/realms/{realm.name}"}):
+        elsewhere = realm.adapter(**changes)
+        undone, seen = elsewhere.undo(action), elsewhere.verify_undone(action)
+        assert (undone.status, undone.trouble) == ("failed", Trouble("down")), undone
+        assert seen.status == "unverified", seen
+    # With a token at hand, and only the admin API elsewhere.
+    known = realm.adapter()
+    assert known.verify(action).status == "verified"
+    api = known._doings["disable_user"].api  # type: ignore[attr-defined]
+    for path in ("/realms/no-such-realm", f"/nowhere/{realm.name}", f"/realms/{realm.name}/nowhere"):
+        api._path = path
+        assert (known.undo(action).status, known.verify_undone(action).status) == ("failed", "unverified"), path
+    assert adapter.undo(action).status == "undone"
+
+
 def test_the_shipped_account_may_not_do_more(realm: Realm) -> None:
     adapter = realm.adapter()
     for target in (f"realm:{realm.name}", f"client:{LAB}"):
@@ -302,7 +355,7 @@ def test_a_wrong_secret_a_wrong_realm_and_a_wrong_client_are_told(realm: Realm, 
     wrong: list[tuple[dict[str, Any], Trouble]] = [
         ({"client_secret": Secret(env="WRONG")}, Trouble("unauthorised")),
         ({"client_id": "no-such-client"}, Trouble("unauthorised")),
-        ({"realm": "no-such-realm"}, Trouble("gone")),
+        ({"realm": "no-such-realm"}, Trouble("down")),
     ]
     for changes, trouble in wrong:
         found = realm.adapter(**changes).prepare(action)

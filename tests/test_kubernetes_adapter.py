@@ -11,7 +11,8 @@ import pytest
 from msgspec.structs import replace
 
 from connectors.containment import Action, Trouble
-from connectors.containment._kube_api import QUARANTINE, STOPPED_BY
+from connectors.containment._http import CallFailed
+from connectors.containment._kube_api import QUARANTINE, STOPPED_BY, Object
 from tests.kube import until
 from tests.kube_stage import Stage, stage
 
@@ -67,7 +68,7 @@ def test_cilium_is_believed_where_its_agent_says_that_it_enforces(stage: Stage) 
         action = stage.action("isolate_pod", f"pod:{stage.namespace}/p")
         assert stage.adapter.apply(action).status == "applied"
         assert stage.adapter.verify(action).status == "unverified"
-        enforced = {way: {"enforcing": True} for way in ("ingress", "egress")}
+        enforced = {way: {"enforcing": True, "state": "enforcing"} for way in ("ingress", "egress")}
         stage.make("ciliumendpoints", "CiliumEndpoint", "p", status={"identity": {"labels": ["k8s:app=x"]}, "policy": enforced})
         late = stage.adapter.verify(action)
         assert (late.status, late.again > 0) == ("not-effective", True)
@@ -290,6 +291,26 @@ def test_a_pod_on_its_nodes_network_and_a_namespace_without_the_policy_are_refus
     assert stage.prepared("isolate_pod", f"pod:{stage.namespace}/p").trouble == Trouble("refused")
     stage.kube.ask("DELETE", stage.path("networkpolicies", "tocsin-quarantine"))
     assert stage.prepared("isolate_pod", f"pod:{stage.namespace}/p").trouble == Trouble("refused")
+
+
+def test_a_404_is_believed_only_where_it_is_the_api_servers_word_on_the_thing_itself(stage: Stage) -> None:
+    path = stage.node(f"f-{stage.namespace}")
+    action = stage.action("cordon_node", f"node:f-{stage.namespace}")
+    assert stage.adapter.apply(action).status == "applied"
+    elsewhere = stage.adapted(stage.kube.token("tocsin", "responder"))
+    elsewhere.http._endpoint.url += "/nowhere"
+    assert (elsewhere.undo(action).status, elsewhere.verify_undone(action).status) == ("failed", "unverified")
+    assert elsewhere.undo(action).trouble in (Trouble("down"), Trouble("unauthorised"))
+    # Of a group that it does not serve, the server says what any server says.
+    api = stage.adapter._doings["cordon_node"].api  # type: ignore[attr-defined]
+    group = "/apis/nobody.example/v1/namespaces/default/things"
+    assert stage.kube.call("GET", f"{group}/x").text == "404 page not found\n"
+    with pytest.raises(CallFailed) as told:
+        api.find(f"{group}/x", Object)
+    assert told.value.trouble == Trouble("down")
+    assert (api.find_extra(f"{group}/x", Object), api.items_extra(group, Object)) == (None, [])
+    assert stage.kube.ask("GET", path)["spec"]["unschedulable"]
+    assert stage.adapter.undo(action).status == "undone"
 
 
 def test_a_bad_token_and_a_missing_right_are_told_from_a_thing_that_is_not_there(stage: Stage) -> None:

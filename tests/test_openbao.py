@@ -143,6 +143,16 @@ def test_a_disabled_entity_keeps_its_metadata_and_its_policies() -> None:
     assert fake.state() == before
 
 
+def test_a_prefix_with_a_slash_at_its_end_is_answered_400_and_never_sent() -> None:
+    fake = FakeOpenbao()
+    token = {"x-vault-token": Rehearsed().read()}
+    assert fake.meet(Ask("POST", "/v1/sys/leases/revoke-prefix/database/creds/trainer/", {}, token, b"{}")).status == 400
+    assert len(fake.leases) == 3
+    assert cycle(fake, "revoke_leases", "secret:/database/creds/trainer//") == ""
+    assert fake.leases == {"database/creds/other/l3"}
+    assert all(not path.endswith("/") for _, path in fake.asked[1:])
+
+
 def test_leases_given_out_after_the_revocation_are_not_revoked_by_a_repeated_call() -> None:
     fake = FakeOpenbao()
     adapter, action = over(fake), Action(id="a1", verb="revoke_leases", target="secret:database/creds/trainer/")

@@ -63,6 +63,17 @@ def test_an_unknown_job_is_gone_although_the_status_is_200() -> None:
         assert (ready.status, ready.trouble) == ("failed", Trouble("gone"))
 
 
+def test_a_job_that_names_no_cluster_is_refused_where_we_have_one_and_taken_where_we_have_none() -> None:
+    with outdoors("slurm") as stage:
+        for verb in ("hold_job", "requeue_hold", "cancel_job"):
+            ready = stage.adapter.prepare(Action(id="a1", verb=verb, target="job:slurm/12"))
+            assert (ready.status, ready.trouble) == ("failed", Trouble("refused")), verb
+            assert "names no cluster" in ready.reason
+        assert stage.weather.fake.asked == []
+        stage.adapter._doings["hold_job"].slurm.settings.cluster = ""  # type: ignore[attr-defined]
+        assert stage.adapter.prepare(Action(id="a1", verb="hold_job", target="job:slurm/12")).status == "ready"
+
+
 @pytest.mark.parametrize(
     "target", ["job:slurm/other/11", "job:k8s/team-a/11", "job:slurm/aifac/11_2", "job:slurm/aifac/../11", "job:slurm/"]
 )
@@ -116,6 +127,19 @@ def test_a_limit_of_one_account_that_was_there_comes_back_and_one_changed_since_
         fake.associations[1]["max"]["jobs"]["active"] = {"set": True, "infinite": False, "number": 2}
         assert stage.adapter.undo(action).status == "undone"
         assert limits(stage) == [(8, "grant 7"), (2, "")]
+
+
+def test_a_limit_set_under_another_setting_is_taken_back_after_a_restart() -> None:
+    with outdoors("slurm") as stage:
+        before = stage.state()
+        action = prepared(stage, VERBS["limit_user"], "user:alice")
+        assert stage.adapter.apply(action).status == "applied"
+        # The responder is started anew with ``jobs = 2``.
+        stage.adapter._doings["limit_user"]._jobs = 2  # type: ignore[attr-defined]
+        assert stage.adapter.verify(action).reason == "no more than 0 jobs of the user may run"
+        assert stage.adapter.apply(action).status == "already"
+        assert stage.adapter.undo(action).status == "undone"
+        assert stage.state() == before
 
 
 class Forgetful:

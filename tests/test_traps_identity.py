@@ -33,6 +33,19 @@ def test_t2_a_group_of_somebody_else_with_a_like_name_is_untouched() -> None:
     assert fake.groups == {"tocsin": theirs}
 
 
+def test_t2_an_account_named_like_anothers_id_is_not_taken_for_that_one() -> None:
+    fake = FakeKeycloak()
+    alice = fake.named("alice")["id"]
+    decoy = fake.add(alice)
+    adapter = keycloak(fake.transport())
+    applied(adapter, "disable_user", f"user:{alice}", "a1")
+    assert (fake.named("alice")["enabled"], decoy["enabled"]) == (False, True)
+    # Who only looks like an id is found by the name.
+    lonely = fake.add("11111111-1111-4111-8111-111111111111")
+    applied(adapter, "disable_user", f"user:{lonely['username']}", "a2")
+    assert not lonely["enabled"]
+
+
 def test_t4_every_verb_that_can_be_taken_back_names_the_rights_for_it() -> None:
     for name in NAMES:
         for verb in available()[name].verbs:

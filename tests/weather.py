@@ -123,7 +123,8 @@ def _made(name: str) -> tuple[Any, Any, Any]:
     """The fake, the adapter's class and its settings."""
     given = {"url": "http://127.0.0.1:1", "timeout_seconds": PATIENCE}
     if name == "kubernetes":
-        return (fake := FakeKubernetes()), Kubernetes, KubernetesSettings(token=fake.token, token_cache_seconds=0, **given)  # type: ignore[arg-type]
+        at_once: dict[str, Any] = {"token_cache_seconds": 0, "cilium_seconds": 0, **given}
+        return (fake := FakeKubernetes()), Kubernetes, KubernetesSettings(token=fake.token, **at_once)
     if name == "slurm":
         return (slurm := FakeSlurm()), Slurm, SlurmSettings(username="tocsin", token=slurm.token, cluster="aifac", **given)  # type: ignore[arg-type]
     if name == "mlflow":

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from connectors.containment import Action, Applied, Prepared, Snapshot, Trouble, Undone, Verb, Verified
-from connectors.containment._http import CallFailed, Http
+from connectors.containment._http import CallFailed, Http, Reply
 
 #: What systems accept as a mark: a label value of Kubernetes, the strictest of them.
 _MARK = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
@@ -55,7 +55,8 @@ class ByVerb:
         if isinstance(doing, str):
             return Prepared("failed", doing, trouble=Trouble("refused"))
         try:
-            return doing.prepare(action)
+            with self.http.step():
+                return doing.prepare(action)
         except CallFailed as error:
             return Prepared("failed", error.reason, trouble=error.trouble)
 
@@ -67,7 +68,8 @@ class ByVerb:
         if action.snapshot is None:
             return Applied("failed", "not prepared: no snapshot", Trouble("refused"))
         try:
-            return doing.apply(action)
+            with self.http.step():
+                return doing.apply(action)
         except CallFailed as error:
             return Applied("unknown" if error.sent else "failed", error.reason, error.trouble)
 
@@ -77,7 +79,8 @@ class ByVerb:
         if isinstance(doing, str):
             return Verified("unverified", doing, trouble=Trouble("refused"))
         try:
-            return doing.verify(action)
+            with self.http.step():
+                return doing.verify(action)
         except CallFailed as error:
             return Verified("unverified", error.reason, trouble=error.trouble)
 
@@ -87,7 +90,8 @@ class ByVerb:
         if isinstance(doing, str):
             return Undone("failed", doing, Trouble("refused"))
         try:
-            return doing.undo(action)
+            with self.http.step():
+                return doing.undo(action)
         except CallFailed as error:
             if error.trouble.kind == "gone":
                 return Undone("already", f"the thing itself is gone: {error.reason}", error.trouble)
@@ -99,7 +103,8 @@ class ByVerb:
         if isinstance(doing, str):
             return Verified("unverified", doing, trouble=Trouble("refused"))
         try:
-            return doing.verify_undone(action)
+            with self.http.step():
+                return doing.verify_undone(action)
         except CallFailed as error:
             if error.trouble.kind == "gone":
                 return Verified("verified", f"the thing itself is gone: {error.reason}", trouble=error.trouble)
@@ -130,6 +135,15 @@ def shaped(data: Any, form: type[T]) -> T:
         return msgspec.convert(data, form, strict=False)
     except msgspec.ValidationError as error:
         raise CallFailed("down", f"the answer is not what it should be: {error}", sent=True) from None
+
+
+def error_body(reply: Reply) -> dict[str, Any]:
+    """The body of an answer that is an error, {} where it is no JSON object: then it is not the target's own."""
+    try:
+        data = reply.json()
+    except CallFailed:
+        return {}
+    return data if isinstance(data, dict) else {}
 
 
 def kept(action: Action) -> Snapshot:

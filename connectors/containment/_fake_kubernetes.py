@@ -27,6 +27,8 @@ class FakeKubernetes(Fake):
         super().__init__()
         self.token = Rehearsed()
         self.objects: dict[str, Object] = {}
+        #: Groups that are served, whether there is an object of them or not.
+        self.groups = {"batch", "cilium.io", "kueue.x-k8s.io", "networking.k8s.io"}
         self._last = 0
         for i in range(3):
             self.put(f"{_PODS}/trainer-{i}", spec={"nodeName": "gpu-2"}, owner="replicas", labels={"app": "trainer"})
@@ -88,6 +90,11 @@ class FakeKubernetes(Fake):
     def _get(self, ask: Ask) -> Answer:
         if ask.path in self.objects:
             return Answer(200, self.objects[ask.path])
+        if ask.path == "/apis":
+            return Answer(200, {"kind": "APIGroupList", "apiVersion": "v1", "groups": [{"name": name} for name in sorted(self.groups)]})
+        if ask.path.startswith("/apis/") and ask.path.split("/")[2] not in self.groups:
+            # What Go's server says of an address it does not know.
+            return Answer(404, "404 page not found")
         plural = ask.path.rpartition("/")[2]
         listed = [one for path, one in self.objects.items() if path.rpartition("/")[0] == ask.path]
         if ask.path == "/api/v1/pods":
@@ -165,4 +172,5 @@ def _merged(old: Any, patch: Any) -> Any:
 
 
 def _status(code: int, message: str) -> Answer:
-    return Answer(code, {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "code": code})
+    reason = {"reason": "NotFound"} if code == 404 else {}
+    return Answer(code, {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, **reason, "code": code})

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import ipaddress
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from time import monotonic, time
 from typing import Annotated, Any
@@ -18,26 +19,29 @@ import msgspec
 
 from connectors import secret
 from connectors.containment import Trouble, TroubleKind
+from connectors.containment._deadline import Deadline, Transport
+from connectors.containment._quote import quote, remember, remember_sent
 
 #: Largest answer read, in bytes: the largest object asked for (a namespace's pods) stays below; a hostile target must not fill memory.
 LARGEST_ANSWER = 8 << 20
-#: Longest piece of an answer quoted in a reason, in characters.
-LONGEST_QUOTE = 200
 #: Longest wait that a target's Retry-After is believed, in seconds: beyond it the containment would be a new decision.
 LONGEST_WAIT = 900.0
 
 _KINDS: dict[int, TroubleKind] = {
     401: "unauthorised",
     403: "unauthorised",
+    # Only where it is the target's own: see ``Http.call``.
     404: "gone",
     408: "down",
     409: "conflict",
-    410: "gone",
     412: "conflict",
     423: "busy",
     425: "busy",
     429: "busy",
 }
+
+
+_NO_HEADER = "the call cannot be made: a secret or a name holds a character that no header may hold"
 
 
 class CallFailed(Exception):
@@ -56,11 +60,13 @@ class Secret(secret.Secret, kw_only=True, frozen=True, forbid_unknown_fields=Tru
     """A secret of an adapter: where it is missing, the call has failed like one that was refused."""
 
     def read(self) -> str:
-        """The secret, without the line end. Raises CallFailed (unauthorised) where it is not there."""
+        """The secret, without the line end. Raises CallFailed (unauthorised) where it is not there, or can be none."""
         try:
-            return secret.Secret.read(self)
+            value = secret.Secret.read(self)
         except secret.NoSecret as error:
             raise CallFailed("unauthorised", str(error)) from None
+        remember(value)
+        return value
 
 
 class Endpoint(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -74,9 +80,10 @@ class Endpoint(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     cert_file: str = ""
     key_file: str = ""
     plain_http: bool = False
-    #: Longest pause in a call (to connect, between two bytes), and longest call: a slow target must not hold up other actions.
+    #: Longest pause in a call (to connect, between two bytes), and longest step, all its calls together: a slow target must not hold up
+    #: other actions.
     timeout_seconds: Annotated[float, msgspec.Meta(gt=0, le=60)] = 5.0
-    deadline_seconds: Annotated[float, msgspec.Meta(gt=0, le=120)] = 15.0
+    deadline_seconds: Annotated[float, msgspec.Meta(gt=0, le=120)] = 30.0
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
@@ -104,6 +111,10 @@ class Reply(msgspec.Struct, frozen=True):
             raise CallFailed("down", "the answer is not JSON", sent=True, status=self.status) from None
 
 
+#: Whether an answer of status 404 is the target's own word that the thing asked for is not there.
+Gone = Callable[[Reply], bool]
+
+
 class Http:
     """One target. Safe to call again after any failure. ``transport``: what stands in for the network where a target is rehearsed."""
 
@@ -111,6 +122,18 @@ class Http:
         self._endpoint = endpoint
         self._transport = transport
         self._client: httpx.Client | None = None
+        self._deadline = Deadline()
+        #: Until when the running step may last, on the monotonic clock; infinite where none runs.
+        self._until = float("inf")
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """A step of several calls: all together are over within the deadline."""
+        self._until = monotonic() + self._endpoint.deadline_seconds
+        try:
+            yield
+        finally:
+            self._until = float("inf")
 
     def call(
         self,
@@ -123,10 +146,12 @@ class Http:
         form: Mapping[str, str] | None = None,
         content: bytes | None = None,
         expect: tuple[int, ...] = (),
+        gone: Gone | None = None,
     ) -> Reply:
         """One request, answered or failed within the deadline. ``path`` begins with "/"; parts that are names are quoted by the caller.
 
-        Raises CallFailed on anything but a whole answer with a status below 300 or in ``expect``.
+        Raises CallFailed on anything but a whole answer with a status below 300 or in ``expect``. A 404 comes from whatever stands in
+        front of a target as well as from the target: without ``gone``, or where ``gone`` denies it, it is no answer (down).
         """
         if {".", ".."} & set(path.split("/")):
             # Quoting leaves dots alone, and the client would walk up to another place.
@@ -138,15 +163,23 @@ class Http:
         try:
             client = self._connected()
             request = client.build_request(method, self._endpoint.url + path, headers=given, params=query, data=form, content=content)
+        except UnicodeError:
+            raise CallFailed("unauthorised", _NO_HEADER) from None
         except (OSError, ValueError, httpx.InvalidURL) as error:
-            # A certificate file that is not there, or a header value with a line end.
-            raise CallFailed("unauthorised", f"the call cannot be made: {_quote(str(error))}") from None
+            # A certificate file that is not there.
+            raise CallFailed("unauthorised", f"the call cannot be made: {quote(str(error))}") from None
+        remember_sent(given, form)
         try:
             reply = self._answer(client, request)
+        except httpx.LocalProtocolError:
+            # Its text quotes the header.
+            raise CallFailed("unauthorised", _NO_HEADER) from None
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            raise CallFailed("down", f"no connection: {_quote(str(error)) or type(error).__name__}") from None
+            raise CallFailed("down", f"no connection: {quote(str(error)) or type(error).__name__}") from None
         except httpx.HTTPError as error:
-            raise CallFailed("down", f"no whole answer: {_quote(str(error)) or type(error).__name__}", sent=True) from None
+            raise CallFailed("down", f"no whole answer: {quote(str(error)) or type(error).__name__}", sent=True) from None
+        if reply.status == 404 and not (gone and gone(reply)):
+            raise CallFailed("down", f"not the target's own answer: {_told(reply)}", sent=True, status=404)
         if reply.status < 300 or reply.status in expect:
             return reply
         raise failure(reply)
@@ -166,13 +199,14 @@ class Http:
             )
             if ours.cert_file:
                 context.load_cert_chain(ours.cert_file, ours.key_file or None)
-            self._client = httpx.Client(
-                verify=context, timeout=ours.timeout_seconds, trust_env=False, follow_redirects=False, transport=self._transport
-            )
+            transport = self._transport or Transport(context, self._deadline)
+            self._client = httpx.Client(timeout=ours.timeout_seconds, trust_env=False, follow_redirects=False, transport=transport)
         return self._client
 
     def _answer(self, client: httpx.Client, request: httpx.Request) -> Reply:
-        until = monotonic() + self._endpoint.deadline_seconds
+        until = self._deadline.at = min(self._until, monotonic() + self._endpoint.deadline_seconds)
+        if monotonic() >= until:
+            raise CallFailed("down", f"not called: the step has lasted {self._endpoint.deadline_seconds:g} s")
         reply = client.send(request, stream=True)
         body = bytearray()
         try:
@@ -193,10 +227,8 @@ def failure(reply: Reply) -> CallFailed:
     wait = _retry_after(reply.headers.get("retry-after", ""))
     if reply.status == 503 and wait:
         kind = "busy"
-    quoted = _quote(reply.body[: 4 * LONGEST_QUOTE].decode("utf-8", "replace"))
-    text = f"HTTP {reply.status}{': ' if quoted else ''}{quoted}"
     # A 5xx may come from something in between, after the call arrived.
-    return CallFailed(kind, text, retry_after=wait, sent=kind == "down", status=reply.status)
+    return CallFailed(kind, _told(reply), retry_after=wait, sent=kind == "down", status=reply.status)
 
 
 def _retry_after(text: str) -> float:
@@ -208,10 +240,10 @@ def _retry_after(text: str) -> float:
     return min(max(wait, 0.0), LONGEST_WAIT)
 
 
-def _quote(text: str) -> str:
-    """A piece of foreign text, in one printable line."""
-    line = " ".join(text.split())
-    return "".join(each if each.isprintable() else f"\\u{ord(each):04x}" for each in line)[:LONGEST_QUOTE]
+def _told(reply: Reply) -> str:
+    """Status and beginning of an answer, in one line."""
+    quoted = quote(reply.body.decode("utf-8", "replace"))
+    return f"HTTP {reply.status}{': ' if quoted else ''}{quoted}"
 
 
 def _is_here(host: str) -> bool:

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import msgspec
 
 from connectors.containment import Action
-from connectors.containment._doing import gone, mark, shaped
+from connectors.containment._doing import error_body, gone, mark, shaped
 from connectors.containment._http import CallFailed, Http, Reply, Secret
 from connectors.containment._marked import unsure
 
@@ -21,6 +21,10 @@ SERVICE_ACCOUNT = "service-account-"
 RENEW_BEFORE = 20.0
 #: Most sessions of one user that are read; beyond them the user is a robot's, and all end anyway by the logout.
 MOST_SESSIONS = 500
+#: What an error of Keycloak's holds; gateways say "error" too, with a status and a path beside it.
+_SAYS = {"error", "error_description", "errorMessage"}
+#: How Keycloak begins where not the thing is missing but its realm, or the address.
+_ELSEWHERE = ("Realm", "Unable to find matching", "HTTP 404", "RESTEASY", "Could not find resource for")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -97,7 +101,9 @@ class Api:
         for known in (bool(self._token), False):
             headers = {"Authorization": f"Bearer {self._bearer()}"}
             try:
-                return self._http.call(method, f"/admin{self._path}{path}", headers=headers, query=query, json=json, expect=expect)
+                return self._http.call(
+                    method, f"/admin{self._path}{path}", headers=headers, query=query, json=json, expect=expect, gone=_is_gone
+                )
             except CallFailed as error:
                 if error.status != 401 or not known:
                     raise
@@ -129,13 +135,20 @@ class Api:
             raise CallFailed("down", "the token we were given is no JWT") from None
 
     def user(self, target: str) -> User:
-        """The user of an identity; of a client, its own account. Found by the exact name, else by the id: some events give no more."""
+        """The user of an identity; of a client, its own account.
+
+        What looks like an id is one: some events give no more, and whoever may choose a name could choose somebody's id.
+        """
         kind, _, name = target.partition(":")
+        if kind == "user" and _UUID.fullmatch(name):
+            try:
+                return self.user_by(name)
+            except CallFailed as error:
+                if error.trouble.kind != "gone":
+                    raise
         wanted = f"{SERVICE_ACCOUNT}{name}".lower() if kind == "client" else name
         found = shaped(self.call("GET", "/users", query={"username": wanted, "exact": "true"}).json(), list[User])
         ours = [one for one in found if one.username.lower() == wanted]
-        if not ours and _UUID.fullmatch(name):
-            return self.user_by(name)
         if len(ours) != 1:
             raise gone(target)
         return ours[0]
@@ -169,7 +182,7 @@ class Api:
             raise unsure(error) from None
 
     def end_offline(self, user: User) -> None:
-        """End the offline sessions. One that is gone meanwhile is as good."""
+        """End the offline sessions. One that is gone meanwhile is as good. Of very many a part, until the step's time is up."""
         for done, session in enumerate(self.offline(user)):
             try:
                 self.call("DELETE", f"/sessions/{quote(session, safe='')}", query={"isOffline": "true"}, expect=(404,))
@@ -196,6 +209,13 @@ class Api:
         group = self.noted(action)
         if group:
             self.call("DELETE", f"/groups/{quote(group, safe='')}", expect=(404,))
+
+
+def _is_gone(reply: Reply) -> bool:
+    """Whether a 404 is Keycloak's word on the thing asked for: not on its realm, and not on an address that it does not know."""
+    body = error_body(reply)
+    error = body.get("error")
+    return body.keys() <= _SAYS and isinstance(error, str) and bool(error) and not error.startswith(_ELSEWHERE)
 
 
 def _name(action: Action) -> str:

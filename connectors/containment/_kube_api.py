@@ -9,8 +9,8 @@ from urllib.parse import quote
 import msgspec
 
 from connectors.containment import Action, Undone, Verified
-from connectors.containment._doing import gone, kept, shaped
-from connectors.containment._http import CallFailed, Http, Secret
+from connectors.containment._doing import error_body, gone, kept, shaped
+from connectors.containment._http import CallFailed, Http, Reply, Secret
 
 #: The label (on pods), the taint (on nodes) and the prefix of our annotations. The deny policy and the admission policy name them too.
 QUARANTINE = "tocsin.io/quarantine"
@@ -150,6 +150,19 @@ class Object(Camel, frozen=True):
     metadata: Metadata
 
 
+class _Group(Camel, frozen=True):
+    """A group of the API."""
+
+    name: str
+
+
+class _Groups(Camel, frozen=True):
+    """Every group that is served."""
+
+    kind: str = ""
+    groups: list[_Group] = []
+
+
 class Api:
     """One API server. Raises CallFailed as ``Http`` does; a thing that is not there is None."""
 
@@ -159,40 +172,64 @@ class Api:
 
     def find(self, path: str, form: type[T]) -> T | None:
         """One object, None where it is not there."""
-        reply = self._http.call("GET", path, headers=self._headers(), expect=(404,))
+        reply = self._call("GET", path, expect=(404,))
         return None if reply.status == 404 else shaped(reply.json(), form)
+
+    def find_extra(self, path: str, form: type[T]) -> T | None:
+        """One object of a group that a cluster may lack: where it does, the object is not there."""
+        try:
+            return self.find(path, form)
+        except CallFailed as error:
+            if error.status != 404 or self._serves(path):
+                raise
+            return None
 
     def find_metadata(self, path: str, form: type[T]) -> T | None:
         """One object without what is in it: the data of a Secret never come here."""
         accept = {"Accept": "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"}
-        reply = self._http.call("GET", path, headers={**self._headers(), **accept}, expect=(404,))
+        reply = self._call("GET", path, headers=accept, expect=(404,))
         return None if reply.status == 404 else shaped(reply.json(), form)
 
     def items(self, path: str, form: type[T], **query: str) -> list[T]:
         """A list of objects."""
-        reply = self._http.call("GET", path, headers=self._headers(), query=query)
-        data = shaped(reply.json(), dict[str, Any])
+        data = shaped(self._call("GET", path, query=query).json(), dict[str, Any])
         # An empty Go slice may be null.
         return shaped(data.get("items") or [], list[form])  # type: ignore[valid-type]
+
+    def items_extra(self, path: str, form: type[T]) -> list[T]:
+        """A list of objects of a group that a cluster may lack."""
+        try:
+            return self.items(path, form)
+        except CallFailed as error:
+            if error.status != 404 or self._serves(path):
+                raise
+            return []
 
     def patch(self, path: str, seen: Metadata, body: dict[str, Any]) -> None:
         """A merge patch of the very object that was seen, as it was seen. Another uid is refused, a newer version a conflict."""
         ours = body.get("metadata", {})
         body["metadata"] = {"uid": seen.uid, "resourceVersion": seen.resource_version, **ours}
-        headers = {**self._headers(), "Content-Type": "application/merge-patch+json"}
-        self._http.call("PATCH", path, headers=headers, json=body)
+        self._call("PATCH", path, headers={"Content-Type": "application/merge-patch+json"}, json=body)
 
     def post(self, path: str, body: dict[str, Any]) -> None:
         """Create something."""
-        self._http.call("POST", path, headers=self._headers(), json=body)
+        self._call("POST", path, json=body)
 
     def delete(self, path: str, uid: str) -> None:
         """Delete the instance of that uid. Raises CallFailed: gone (404), or conflict (409) where another has its name."""
         body = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}}
-        self._http.call("DELETE", path, headers=self._headers(), json=body)
+        self._call("DELETE", path, json=body)
 
-    def _headers(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self._token.read()}", "Accept": "application/json"}
+    def _call(self, method: str, path: str, *, headers: dict[str, str] | None = None, **given: Any) -> Reply:
+        ours = {"Authorization": f"Bearer {self._token.read()}", "Accept": "application/json"}
+        return self._http.call(method, path, headers={**ours, **(headers or {})}, gone=_is_gone, **given)
+
+    def _serves(self, path: str) -> bool:
+        """Whether the API server knows the group of a path: of one it does not know it says what any server says of anything."""
+        found = shaped(self._call("GET", "/apis").json(), _Groups)
+        if found.kind != "APIGroupList":
+            raise CallFailed("down", "the answer is no list of API groups", sent=True)
+        return path.split("/")[2] in {group.name for group in found.groups}
 
 
 def name_of(target: str, prefix: str = "") -> str:
@@ -210,6 +247,12 @@ def place_of(target: str, prefix: str = "") -> tuple[str, str]:
     if not name.startswith(prefix) or not _NAME.fullmatch(namespace) or not _NAME.fullmatch(own):
         raise gone(target)
     return quote(namespace, safe=""), quote(own, safe="")
+
+
+def _is_gone(reply: Reply) -> bool:
+    """Whether a 404 is the API server's word on the thing asked for."""
+    body = error_body(reply)
+    return body.get("kind") == "Status" and body.get("reason") == "NotFound"
 
 
 def meant(found: Metadata | None, action: Action) -> bool:

@@ -101,7 +101,7 @@ class SuspendWorkload(Change[Workload]):
         job = find_job(self.api, target)
         if job is None:
             return None
-        found = self.api.items(f"{self._root}/{place_of(target, PREFIX)[0]}/workloads", Workload)
+        found = self.api.items_extra(f"{self._root}/{place_of(target, PREFIX)[0]}/workloads", Workload)
         # Workloads have made-up names: the job's uid is what ties them to it.
         ours = [one for one in found if any(owner.uid == job.metadata.uid for owner in one.metadata.owner_references)]
         if len(ours) > 1:

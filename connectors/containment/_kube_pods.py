@@ -49,9 +49,12 @@ class IsolatePod(Change[Pod]):
     )
     what = "pod"
 
-    def __init__(self, api: Api, policy: str) -> None:
+    def __init__(self, api: Api, policy: str, settles: float) -> None:
         super().__init__(api)
         self._policy = policy
+        self._settles = settles
+        #: Action id -> when its pod's agent was first seen to apply the denial, on the monotonic clock. A restart begins anew.
+        self._since: dict[str, float] = {}
 
     def find(self, target: str) -> Pod | None:
         return find_pod(self.api, target)
@@ -82,7 +85,7 @@ class IsolatePod(Change[Pod]):
         if not ours or openings(ours, labels):
             where = f"namespace {thing.metadata.namespace}"
             raise CallFailed(
-                "refused", f"no NetworkPolicy {self._policy} in {where} that denies all: see deploy/kubernetes/quarantine.yaml"
+                "refused", f"no NetworkPolicy {self._policy} in {where} that denies all: see deploy/kubernetes/namespace.yaml"
             )
         left = openings(policies, labels)
         return f"it will be partial: {'; '.join(left)}" if left else ""
@@ -90,7 +93,7 @@ class IsolatePod(Change[Pod]):
     def seen(self, action: Action, thing: Pod) -> Verified:
         labels = thing.metadata.labels
         if self._cilium_denies(labels):
-            return self._enforced(thing)
+            return self._enforced(action, thing)
         left = openings(self._policies(thing), labels)
         if left:
             return Verified("not-effective", "; ".join(left))
@@ -101,18 +104,31 @@ class IsolatePod(Change[Pod]):
         return self.api.items(path, NetworkPolicy)
 
     def _cilium_denies(self, labels: dict[str, str]) -> bool:
-        found = self.api.find(f"/apis/cilium.io/v2/ciliumclusterwidenetworkpolicies/{self._policy}", CiliumPolicy)
+        found = self.api.find_extra(f"/apis/cilium.io/v2/ciliumclusterwidenetworkpolicies/{self._policy}", CiliumPolicy)
         return found is not None and found.denies(labels)
 
-    def _enforced(self, thing: Pod) -> Verified:
+    def _enforced(self, action: Action, thing: Pod) -> Verified:
         """What the Cilium agent of the pod's node says about it."""
         path = f"/apis/cilium.io/v2/namespaces/{thing.metadata.namespace}/ciliumendpoints/{thing.metadata.name}"
-        endpoint = self.api.find(path, CiliumEndpoint)
+        endpoint = self.api.find_extra(path, CiliumEndpoint)
         if endpoint is None:
             return Verified("unverified", "denied by Cilium as written; it has no endpoint for the pod that would say so")
-        if endpoint.enforces():
-            return Verified("verified", "its Cilium agent enforces the denial both ways")
-        return Verified("not-effective", "its Cilium agent does not enforce the denial yet", again=AGENT_AGAIN)
+        seen = endpoint.told(thing.metadata.labels.get(QUARANTINE, ""))
+        if seen != "applies":
+            self._since.pop(action.id, None)
+        if seen == "silent":
+            return Verified(
+                "unverified", "denied by Cilium as written; its agent does not say what it applies (endpoint-status: policy)"
+            )
+        if seen == "behind":
+            return Verified("not-effective", "its Cilium agent has not taken the denial up both ways", again=AGENT_AGAIN)
+        # What the agent says is what it is about to apply: its programs follow within a second or two.
+        now = monotonic()
+        left = self._since.setdefault(action.id, now) + self._settles - now
+        if left > 0:
+            return Verified("unverified", "its Cilium agent has taken the denial up, and may not have applied it yet", again=left)
+        del self._since[action.id]
+        return Verified("verified", f"its Cilium agent has said for {self._settles:g} s that it denies both ways")
 
 
 class EvictPod(OneWay):
@@ -154,21 +170,25 @@ class EvictPod(OneWay):
         try:
             self._api.post(f"{pods(namespace)}/{name}/eviction", body)
         except CallFailed as error:
-            return _not_evicted(error)
+            return self._not_evicted(action, error)
         return Applied("applied", f"evicted {pod.metadata.uid}")
 
     def verify(self, action: Action) -> Verified:
         return pod_gone(self._api, action)
 
+    def _not_evicted(self, action: Action, error: CallFailed) -> Applied:
+        if error.status == 500 and "PodDisruptionBudget" in error.reason:
+            # Two budgets select the pod: the server says 500 and will say so for ever.
+            return Applied("failed", error.reason, Trouble("refused"))
+        # A uid other than ours is a conflict, the next pod of that name; but not every conflict is that.
+        if error.trouble.kind in ("gone", "conflict") and not is_there(find_pod(self._api, action.target), action):
+            return Applied("already", "that pod is gone")
+        raise error
 
-def _not_evicted(error: CallFailed) -> Applied:
-    if error.trouble.kind in ("gone", "conflict"):
-        # A uid other than ours is a conflict: the next pod of that name.
-        return Applied("already", "that pod is gone")
-    if error.status == 500 and "PodDisruptionBudget" in error.reason:
-        # Two budgets select the pod: the server says 500 and will say so for ever.
-        return Applied("failed", error.reason, Trouble("refused"))
-    raise error
+
+def is_there(pod: Pod | None, action: Action) -> bool:
+    """Whether this is the instance that ``prepare`` saw."""
+    return pod is not None and pod.metadata.uid == kept(action).get("uid")
 
 
 def pod_gone(api: Api, action: Action) -> Verified:
@@ -226,7 +246,8 @@ class RotateBoundObject(OneWay):
         try:
             self._api.delete(_path(action.target), found.uid)
         except CallFailed as error:
-            if error.trouble.kind not in ("gone", "conflict"):
+            found = self._find(action.target) if error.trouble.kind in ("gone", "conflict") else found
+            if found is not None and found.uid == kept(action).get("uid"):
                 raise
             return Applied("already", "what its tokens were bound to is gone")
         return Applied("applied", f"deleted {found.uid}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -84,9 +84,15 @@ class CiliumPolicy(msgspec.Struct, rename="camel", kw_only=True, frozen=True):
 
 
 class CiliumEnforcing(msgspec.Struct, rename="camel", kw_only=True, frozen=True):
-    """One direction of an endpoint's policy."""
+    """One direction of an endpoint's policy: what the agent is about to apply. Without ``endpoint-status: policy`` it says nothing."""
 
     enforcing: bool = False
+    state: str = ""
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing is said: the state is then missing, or "<status disabled>"."""
+        return not self.enforcing and (not self.state or "disabled" in self.state)
 
 
 class CiliumEnforced(msgspec.Struct, rename="camel", kw_only=True, frozen=True):
@@ -103,10 +109,11 @@ class CiliumIdentity(msgspec.Struct, rename="camel", kw_only=True, frozen=True):
 
 
 class CiliumStatus(msgspec.Struct, rename="camel", kw_only=True, frozen=True):
-    """Of an endpoint."""
+    """Of an endpoint. ``state``: "ready" also while it is made anew, so that it tells only what has gone wrong."""
 
     identity: CiliumIdentity = CiliumIdentity()
-    policy: CiliumEnforced = CiliumEnforced()
+    policy: CiliumEnforced | None = None
+    state: str = ""
 
 
 class CiliumEndpoint(msgspec.Struct, rename="camel", kw_only=True, frozen=True):
@@ -115,10 +122,14 @@ class CiliumEndpoint(msgspec.Struct, rename="camel", kw_only=True, frozen=True):
     metadata: Metadata
     status: CiliumStatus = CiliumStatus()
 
-    def enforces(self) -> bool:
-        """Whether the agent has taken the quarantine label up and enforces policy both ways."""
-        labelled = any(label.startswith(f"k8s:{QUARANTINE}=") for label in self.status.identity.labels)
-        return labelled and self.status.policy.ingress.enforcing and self.status.policy.egress.enforcing
+    def told(self, mark: str) -> Literal["applies", "behind", "silent"]:
+        """What the agent says of the quarantine label of that value: applied both ways, not yet, or nothing."""
+        if f"k8s:{QUARANTINE}={mark}" not in self.status.identity.labels or self.status.state not in ("", "ready"):
+            return "behind"
+        ways = (self.status.policy.ingress, self.status.policy.egress) if self.status.policy else ()
+        if not ways or any(way.silent for way in ways):
+            return "silent"
+        return "applies" if all(way.enforcing for way in ways) else "behind"
 
 
 def openings(policies: list[NetworkPolicy], labels: dict[str, str]) -> list[str]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
-from urllib.parse import quote
+from typing import Any, TypeVar
+from urllib.parse import quote as percent
 
 import msgspec
 
 from connectors.containment import Action, TroubleKind
 from connectors.containment._doing import gone, mark, shaped
 from connectors.containment._http import CallFailed, Endpoint, Http, Reply, Secret, failure
+from connectors.containment._quote import quote
+
+T = TypeVar("T")
 
 #: Slurm's own error numbers (slurm_errno.h) that mean something to a caller; what is not here is refused.
 NO_SUCH_JOB, ALREADY_DONE = 2017, 2021
@@ -119,37 +122,47 @@ class Slurm:
         """One call; its answer. Raises CallFailed where the body names an error, whatever the status. 304: no change, no body."""
         root = f"/{'slurmdb' if database else 'slurm'}/{self.settings.version}"
         headers = {"X-SLURM-USER-NAME": self.settings.username, "X-SLURM-USER-TOKEN": self.settings.token.read()}
-        reply = self._http.call(method, root + path, headers=headers, query=query, json=body, expect=(304, *_TOLD))
+        reply = self._http.call(method, root + path, headers=headers, query=query, json=body, expect=(304, *_TOLD), gone=_is_told)
         if reply.status == 304:
             return {}
         told = _told(reply)
         for code, text in told:
-            raise CallFailed(_kind(code), f"Slurm error {code}: {text[:200]}", status=code, sent=_kind(code) == "down")
+            raise CallFailed(_kind(code), f"Slurm error {code}: {quote(text)}", status=code, sent=_kind(code) == "down")
         if reply.status >= 400:
             raise failure(reply)
         return shaped(reply.json(), dict[str, Any])
 
+    def _listed(self, path: str, what: str, form: type[T], **given: Any) -> list[T]:
+        """The things of an answer. Raises CallFailed (down) where it has no such list: then it is not Slurm's, and nothing is gone."""
+        answer = self.call("GET", path, **given)
+        if what not in answer:
+            raise CallFailed("down", f"the answer has no {what}", sent=True)
+        return shaped(answer[what] or [], list[form])  # type: ignore[valid-type]
+
     def job(self, target: str) -> Job:
         """The job of that identity. Raises CallFailed (gone)."""
         number = self.number(target)
-        found = shaped(self.call("GET", f"/job/{number}").get("jobs") or [], list[Job])
+        found = self._listed(f"/job/{number}", "jobs", Job)
         ours = [job for job in found if job.job_id == number]
         if len(ours) != 1:
             raise gone(target) if not ours else CallFailed("refused", f"{len(ours)} jobs have that number")
         return ours[0]
 
     def number(self, target: str) -> int:
-        """A job's number. Raises CallFailed (gone) where it cannot be one of this cluster."""
+        """A job's number. Raises CallFailed: gone where it is none of our cluster's, refused where it names no cluster."""
         kind, _, rest = target.partition("/")
         cluster, slash, number = rest.rpartition("/")
         if kind != "job:slurm" or not number.isdigit() or (slash and cluster != self.settings.cluster):
             raise gone(target)
+        if not slash and self.settings.cluster:
+            # Every cluster of a site may have a job of that number.
+            raise CallFailed("refused", f"the job names no cluster: it may be another's than {self.settings.cluster}'s")
         return int(number)
 
     def node(self, target: str) -> Node:
         """The node of that name. Raises CallFailed (gone)."""
         name = target.partition(":")[2]
-        found = shaped(self.call("GET", f"/node/{quote(name, safe='')}").get("nodes") or [], list[Node])
+        found = self._listed(f"/node/{percent(name, safe='')}", "nodes", Node)
         ours = [node for node in found if node.name.lower() == name]
         if len(ours) != 1:
             raise gone(target)
@@ -158,8 +171,7 @@ class Slurm:
     def associations(self, target: str) -> list[Association]:
         """The user's associations on this cluster. Raises CallFailed (gone) where there are none."""
         user = target.partition(":")[2]
-        answer = self.call("GET", "/associations/", query={"user": user}, database=True)
-        found = shaped(answer.get("associations") or [], list[Association])
+        found = self._listed("/associations/", "associations", Association, query={"user": user}, database=True)
         ours = [one for one in found if one.user == user and self.settings.cluster in ("", one.cluster)]
         if not ours:
             raise gone(target)
@@ -183,6 +195,11 @@ def _told(reply: Reply) -> list[tuple[int, str]]:
         return []
     listed = [one for name, value in data.items() if name not in _THINGS and isinstance(value, list) for one in value]
     return [found for one in listed if isinstance(one, dict) for found in _codes(one)]
+
+
+def _is_told(reply: Reply) -> bool:
+    """Whether a 404 bears an error of Slurm's own."""
+    return bool(_told(reply))
 
 
 def _codes(one: dict[str, Any]) -> Iterator[tuple[int, str]]:

@@ -86,18 +86,20 @@ class LimitUser:
     def prepare(self, action: Action) -> Prepared:
         """See ``Doing``."""
         found = self._slurm.associations(action.target)
-        if self._limited(found):
+        if _limited(found, self._jobs):
             return Prepared("already", f"no more than {self._jobs} jobs of the user may run")
-        return Prepared("ready", "", {"before": {_key(one): [msgspec.to_builtins(one.active), one.comment] for one in found}})
+        return Prepared(
+            "ready", "", {"jobs": self._jobs, "before": {_key(one): [msgspec.to_builtins(one.active), one.comment] for one in found}}
+        )
 
     def apply(self, action: Action) -> Applied:
         """See ``Doing``."""
         found = self._slurm.associations(action.target)
-        if self._limited(found):
+        if _limited(found, self._limit(action)):
             ours = any(one.comment == our_text(action) for one in found)
             return Applied("already", "this action did it before" if ours else "the user is limited")
-        limit = {"set": True, "infinite": False, "number": self._jobs}
-        meant = [one for one in found if not self._limited([one])]
+        limit = {"set": True, "infinite": False, "number": self._limit(action)}
+        meant = [one for one in found if not _limited([one], self._limit(action))]
         self._write([_changed(one, limit, our_text(action)) for one in meant])
         # 304 says nothing, and a limit whose mark was dropped could never be taken back: read what is there.
         after = {_key(one): one for one in self._slurm.associations(action.target)}
@@ -108,8 +110,8 @@ class LimitUser:
 
     def verify(self, action: Action) -> Verified:
         """See ``Doing``."""
-        if self._limited(self._slurm.associations(action.target)):
-            return Verified("verified", f"no more than {self._jobs} jobs of the user may run")
+        if _limited(self._slurm.associations(action.target), self._limit(action)):
+            return Verified("verified", f"no more than {self._limit(action)} jobs of the user may run")
         return Verified("not-effective", "the user is not limited in every account")
 
     def undo(self, action: Action) -> Undone:
@@ -121,7 +123,9 @@ class LimitUser:
         for one in ours:
             limit, comment = before.get(_key(one), [{"set": False, "infinite": True, "number": 0}, ""])
             # A limit that somebody changed since stays; only our mark goes.
-            bodies.append(_changed(one, limit if one.active.number == self._jobs else msgspec.to_builtins(one.active), str(comment)))
+            bodies.append(
+                _changed(one, limit if one.active.number == self._limit(action) else msgspec.to_builtins(one.active), str(comment))
+            )
         self._write(bodies)
         return Undone("undone", f"no longer limited in {len(ours)} accounts")
 
@@ -131,8 +135,9 @@ class LimitUser:
             return Verified("not-effective", "an account of the user still bears the mark of this action")
         return Verified("verified", "nothing of this action is left")
 
-    def _limited(self, found: list[Association]) -> bool:
-        return all(one.active.set and not one.active.infinite and one.active.number <= self._jobs for one in found)
+    def _limit(self, action: Action) -> int:
+        """The limit of this action: the settings may name another by now."""
+        return int(kept(action).get("jobs", self._jobs))
 
     def _write(self, bodies: list[dict[str, Any]]) -> None:
         if bodies:
@@ -141,6 +146,10 @@ class LimitUser:
             except CallFailed as error:
                 # Some of several may be written.
                 raise CallFailed(error.trouble.kind, error.reason, retry_after=error.trouble.retry_after, sent=True) from None
+
+
+def _limited(found: list[Association], jobs: int) -> bool:
+    return all(one.active.set and not one.active.infinite and one.active.number <= jobs for one in found)
 
 
 def _key(one: Association) -> str:

@@ -18,6 +18,7 @@ from connectors.containment._doing import ByVerb, Doing, mark, shaped
 from connectors.containment._fake_receivers import REHEARSED_KEY, FakeReceiver, RehearsedKey
 from connectors.containment._http import CallFailed, Endpoint, Http, Secret
 from connectors.containment._message import Message, decided
+from connectors.containment._quote import quote
 
 _EVENTS = "https://schemas.openid.net/secevent/caep/event-type/"
 #: Shortest RSA key, in bits: the interoperability profile's.
@@ -92,7 +93,9 @@ class Caep(ByVerb):
         if reply.status == 400:
             said = shaped(reply.json(), _Refusal)
             kind: TroubleKind = "unauthorised" if said.err in _OURS else "refused"
-            raise CallFailed(kind, f"the receiver refuses the event: {said.err[:40]!r} {said.description[:120]!r}", status=400)
+            raise CallFailed(
+                kind, f"the receiver refuses the event: {quote(said.err)[:40]!r} {quote(said.description)[:120]!r}", status=400
+            )
 
     def _signed(self, action: Action, back: bool) -> str:
         when = decided(action) if not back else max(decided(action), action.time // 1_000_000)

@@ -15,9 +15,9 @@ from urllib.parse import quote
 import msgspec
 
 from connectors.containment import Action, Applied, Prepared, Rehearsal, Undone, Verb, Verified
-from connectors.containment._doing import ByVerb, gone, kept, mark, shaped
+from connectors.containment._doing import ByVerb, error_body, gone, kept, mark, shaped
 from connectors.containment._fake_harbor import FakeHarbor
-from connectors.containment._http import CallFailed, Endpoint, Http, Secret
+from connectors.containment._http import CallFailed, Endpoint, Http, Reply, Secret
 
 _ROBOTS = "/api/v2.0/robots"
 #: Most robots of one project that are looked through: Harbor gives 100 a page at most, and a name is searched for besides.
@@ -93,7 +93,7 @@ class DisableRobot:
         """The robot as it is. Raises CallFailed: gone where there is none of that name, or it was made since ``prepare``."""
         snapshot = kept(action)
         if "id" in snapshot:
-            reply = self._http.call("GET", f"{_ROBOTS}/{int(snapshot['id'])}", headers=self._headers(), expect=(404,))
+            reply = self._http.call("GET", f"{_ROBOTS}/{int(snapshot['id'])}", headers=self._headers(), expect=(404,), gone=_is_gone)
             robot = _robot(reply.json()) if reply.status != 404 else None
             if robot is None or str(robot.get("creation_time", "")) != snapshot.get("created"):
                 raise gone(action.target)
@@ -114,13 +114,13 @@ class DisableRobot:
     def _project(self, name: str) -> int:
         """The number of a project. Raises CallFailed (gone; 403 where it is another's)."""
         path = f"/api/v2.0/projects/{quote(name, safe='')}"
-        reply = self._http.call("GET", path, headers={**self._headers(), "X-Is-Resource-Name": "true"}, expect=(404,))
+        reply = self._http.call("GET", path, headers={**self._headers(), "X-Is-Resource-Name": "true"}, expect=(404,), gone=_is_gone)
         if reply.status == 404:
             raise gone(f"project {name}")
         return int(shaped(reply.json(), dict[str, Any])["project_id"])
 
     def _put(self, robot: dict[str, Any]) -> None:
-        self._http.call("PUT", f"{_ROBOTS}/{robot['id']}", headers=self._headers(), json=robot)
+        self._http.call("PUT", f"{_ROBOTS}/{robot['id']}", headers=self._headers(), json=robot, gone=_is_gone)
 
     def _headers(self) -> dict[str, str]:
         pair = f"{self._settings.username}:{self._settings.password.read()}"
@@ -134,6 +134,12 @@ def _robot(data: Any) -> dict[str, Any]:
         raise CallFailed("down", "the answer is no robot", sent=True)
     robot.setdefault("disable", False)
     return robot
+
+
+def _is_gone(reply: Reply) -> bool:
+    """Whether a 404 is Harbor's word on the thing asked for."""
+    errors = error_body(reply).get("errors")
+    return isinstance(errors, list) and any(isinstance(one, dict) and one.get("code") == "NOT_FOUND" for one in errors)
 
 
 def _marked(robot: dict[str, Any]) -> str:

@@ -34,6 +34,8 @@ class KubernetesSettings(Endpoint, kw_only=True, forbid_unknown_fields=True):
     kueue_version: str = "v1beta2"
     #: How long the API server may honour a token whose object is gone, in seconds: its own cache, measured as 10.2.
     token_cache_seconds: Annotated[float, msgspec.Meta(ge=0, le=600)] = 11.0
+    #: How long a Cilium agent must have said that it denies before that counts: it says so before its programs do.
+    cilium_seconds: Annotated[float, msgspec.Meta(ge=0, le=60)] = 5.0
 
 
 class Kubernetes(ByVerb):
@@ -56,7 +58,7 @@ class Kubernetes(ByVerb):
         http = http or Http(settings)
         api = Api(http, settings.token)
         doings: list[Doing] = [
-            IsolatePod(api, settings.policy),
+            IsolatePod(api, settings.policy, settings.cilium_seconds),
             EvictPod(api),
             RotateBoundObject(api, settings.token_cache_seconds),
             CordonNode(api),
@@ -70,7 +72,7 @@ class Kubernetes(ByVerb):
     def rehearsal(cls) -> Rehearsal:
         """A cluster with three replicas, a job that Kueue manages and one that it does not, and one node."""
         fake = FakeKubernetes()
-        settings = KubernetesSettings(url="http://127.0.0.1:0", token=fake.token, token_cache_seconds=0)
+        settings = KubernetesSettings(url="http://127.0.0.1:0", token=fake.token, token_cache_seconds=0, cilium_seconds=0)
         targets = {
             "isolate_pod": ("pod:team-a/trainer-0",),
             "evict_pod": ("pod:team-a/trainer-1",),

@@ -14,7 +14,7 @@ from typing import ClassVar
 import msgspec
 
 from connectors.containment import Action, Applied, Prepared, Rehearsal, Undone, Verb, Verified
-from connectors.containment._doing import ByVerb, gone, kept, mark, shaped
+from connectors.containment._doing import ByVerb, error_body, gone, kept, mark, shaped
 from connectors.containment._fake_mlflow import FakeMlflow
 from connectors.containment._http import CallFailed, Endpoint, Http, Reply, Secret
 
@@ -146,16 +146,23 @@ class DenyRegistry:
     def _found(self, action: Action) -> tuple[str, Grants]:
         """The user's name there and permissions. Raises CallFailed (gone)."""
         user = str(kept(action).get("user") or action.target.partition(":")[2])
-        reply = self._http.call("GET", f"{_PERMISSIONS}/list", headers=self._headers(), query={"username": user}, expect=(404,))
+        path, query = f"{_PERMISSIONS}/list", {"username": user}
+        try:
+            reply = self._http.call("GET", path, headers=self._headers(), query=query, expect=(404,), gone=_is_gone)
+        except CallFailed as error:
+            if error.status != 404:
+                raise
+            needed = "permissions of users need MLflow 3.17 or newer with its basic-auth app"
+            raise CallFailed("down", f"{error.reason}; {needed}", sent=True, status=404) from None
         if reply.status == 404:
-            if _code(reply) != "RESOURCE_DOES_NOT_EXIST":
-                raise CallFailed("refused", "this MLflow has no permissions of users: 3.17 or newer with its basic-auth app is needed")
             raise gone(action.target)
         return user, shaped(reply.json(), Grants)
 
     def _effective(self, user: str, kind: str, pattern: str) -> Effective:
         query = {"username": user, "resource_type": kind, "resource_id": pattern}
-        return shaped(self._http.call("GET", f"{_PERMISSIONS}/get", headers=self._headers(), query=query).json(), Effective)
+        return shaped(
+            self._http.call("GET", f"{_PERMISSIONS}/get", headers=self._headers(), query=query, gone=_is_gone).json(), Effective
+        )
 
     def _set(self, user: str, kind: str, now: str, then: str, *, pattern: str = _ALL) -> None:
         """Put one permission in the place of another; "" is none. There is no update: it is revoked and granted."""
@@ -169,7 +176,7 @@ class DenyRegistry:
     def _change(self, how: str, user: str, kind: str, pattern: str, permission: str = "") -> None:
         body = {"username": user, "resource_type": kind, "resource_id": pattern} | ({"permission": permission} if permission else {})
         # Gone already (404) or granted already (400): somebody was faster, and what is there now is read back anyway.
-        reply = self._http.call("POST", f"{_PERMISSIONS}/{how}", headers=self._headers(), json=body, expect=(400, 404))
+        reply = self._http.call("POST", f"{_PERMISSIONS}/{how}", headers=self._headers(), json=body, expect=(400, 404), gone=_is_gone)
         code = _code(reply)
         if reply.status >= 400 and code not in ("RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"):
             raise CallFailed("refused", f"{how}: {code or reply.status}")
@@ -181,13 +188,12 @@ class DenyRegistry:
 
 def _code(reply: Reply) -> str:
     """MLflow's word for an error, "" where the answer has none, as the page of an unknown address."""
-    try:
-        data = reply.json()
-    except CallFailed:
-        if reply.status < 300:
-            raise
-        return ""
-    return str(data.get("error_code", "")) if isinstance(data, dict) else ""
+    return str(error_body(reply).get("error_code", ""))
+
+
+def _is_gone(reply: Reply) -> bool:
+    """Whether a 404 is MLflow's word on the thing asked for."""
+    return _code(reply) == "RESOURCE_DOES_NOT_EXIST"
 
 
 class Mlflow(ByVerb):

@@ -42,7 +42,7 @@ class Slurm(ByVerb):
         fake = FakeSlurm()
         settings = SlurmSettings(url="http://127.0.0.1:0", username="tocsin", token=fake.token, cluster="aifac")
         targets = {
-            "hold_job": ("job:slurm/aifac/12", "job:slurm/12"),
+            "hold_job": ("job:slurm/aifac/12",),
             "requeue_hold": ("job:slurm/aifac/11",),
             "cancel_job": ("job:slurm/aifac/11", "job:slurm/aifac/12"),
             "drain_node": ("node:gpu-1",),
