@@ -6,9 +6,12 @@ Where it is kept is a function that takes bytes: a file here, a topic elsewhere.
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -19,11 +22,17 @@ from detector.ledger import Ledger, LedgerFailed
 from detector.policy import LedgerSettings
 
 ANCHOR_VERSION = 1
+log = logging.getLogger("tocsin.respond")
+
 Sink = Callable[[bytes], None]
 
 
 class AnchorFailed(RuntimeError):
     """An anchor that cannot be read, written or believed; the text says which and why."""
+
+
+class AnchorAway(AnchorFailed):
+    """The place of the anchors cannot be read or written at the moment; later it may."""
 
 
 class Anchor(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -66,25 +75,36 @@ def read(lines: Iterable[bytes], key: Key) -> list[Anchor]:
 
 
 def read_file(path: Path, key: Key) -> list[Anchor]:
-    """The anchors of a file. Raises AnchorFailed, also where it is missing."""
+    """The anchors of a file. Raises AnchorFailed, also where it is missing. One that is only half there is not one yet."""
     try:
-        with path.open("rb") as file:
-            return read([line for line in file if line.strip()], key)
+        return read(whole_lines(path.read_bytes())[0], key)
     except OSError as error:
         raise AnchorFailed(f"{path}: {error.strerror}") from None
 
 
+def whole_lines(held: bytes) -> tuple[list[bytes], int]:
+    """The whole lines, and how many bytes they are with their ends: what follows was being written when the power went."""
+    whole = held.rfind(b"\n") + 1
+    return [line for line in held[:whole].splitlines() if line.strip()], whole
+
+
 def to_file(path: Path) -> Sink:
-    """Appends to a file, and waits until it is on the disk."""
+    """Appends to a file, a whole line or nothing, and waits until it is on the disk. What it is given raises AnchorAway."""
 
     def keep(line: bytes) -> None:
         try:
-            with path.open("ab") as file:
-                file.write(line)
-                file.flush()
-                os.fsync(file.fileno())
+            with path.open("ab", buffering=0) as file:
+                before = os.fstat(file.fileno()).st_size
+                try:
+                    if file.write(line) != len(line):
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                    os.fsync(file.fileno())
+                except OSError:
+                    with suppress(OSError):
+                        os.ftruncate(file.fileno(), before)
+                    raise
         except OSError as error:
-            raise AnchorFailed(f"{path}: {error.strerror}") from None
+            raise AnchorAway(f"{path}: {error.strerror}") from None
 
     return keep
 
@@ -140,18 +160,30 @@ class Anchorer:
 def from_file(settings: LedgerSettings, book: Ledger) -> Anchorer | None:
     """What anchors a ledger in the configured file, after the anchors there have been compared with it; None where there is no file.
 
-    Raises LedgerFailed where they do not fit, AnchorFailed, BadKey, NoSecret.
+    A last line that was not written to its end is cut off, and the head anchored anew. Raises LedgerFailed where they do not fit,
+    AnchorAway where the file or its folder cannot be reached, AnchorFailed, BadKey, NoSecret.
     """
     if not settings.anchor_file:
         return None
     key, path = key_of(settings), Path(settings.anchor_file)
-    if path.exists():
-        read_file(path, key)
-    lines = path.read_bytes().splitlines() if path.exists() else []
-    return compared(settings, book, lines, key, to_file(path), str(path))
+    try:
+        path.parent.stat()
+        held = path.read_bytes() if path.exists() else b""
+        lines, whole = whole_lines(held)
+        torn = len(held) > whole
+        if torn:
+            read(lines, key)
+            os.truncate(path, whole)
+    except OSError as error:
+        raise AnchorAway(f"{error.filename or path}: {error.strerror}") from None
+    if torn:
+        log.warning("%s: the last anchor was not written to its end; it was cut off, and the ledger is anchored anew", path)
+    return compared(settings, book, lines, key, to_file(path), str(path), at_once=torn)
 
 
-def compared(settings: LedgerSettings, book: Ledger, lines: list[bytes], key: Key, keep: Sink, where: str) -> Anchorer:
+def compared(
+    settings: LedgerSettings, book: Ledger, lines: list[bytes], key: Key, keep: Sink, where: str, *, at_once: bool = False
+) -> Anchorer:
     """What goes on after these anchors, oldest first. Raises LedgerFailed where they do not fit the ledger, AnchorFailed."""
     found = read(lines, key)
     if not found and book.head[0]:
@@ -162,5 +194,11 @@ def compared(settings: LedgerSettings, book: Ledger, lines: list[bytes], key: Ke
     anchorer = Anchorer(book, key, keep, lines[-1] if lines else b"", rows=settings.anchor_rows, seconds=settings.anchor_seconds)
     # An empty ledger is anchored before its first row: then rows without any anchor are always a loss, never a process that was killed
     # between the two.
-    anchorer.tick(book.history.now)
+    try:
+        anchorer.tick(book.history.now, at_once=at_once)
+    except AnchorAway as error:
+        if not anchorer.time:
+            # Without a first anchor the next start could not tell a loss from a beginning.
+            raise
+        log.warning("an anchor of the ledger waits: %s", error)
     return anchorer

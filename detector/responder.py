@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from connectors.event import SECOND
 from connectors.ocsf import NotAnAlert, alert_of
-from detector.anchor import Anchorer
+from detector.anchor import AnchorAway, Anchorer
 from detector.approvals import hear
 from detector.feeds import Delivery, Feed
 from detector.kernel import Outside
@@ -73,7 +73,10 @@ class News(NamedTuple):
 
 
 class Service:
-    """Drives a responder. Everything raises LedgerFailed or AnchorFailed where nothing may go on."""
+    """Drives a responder. Everything raises LedgerFailed or AnchorFailed where nothing may go on.
+
+    A place of anchors that is full or away is told and tried again: what is due is taken back all the same.
+    """
 
     def __init__(
         self, responder: Responder, clock: Callable[[], int], switch: Switch, *, replay: bool = False, anchorer: Anchorer | None = None
@@ -84,6 +87,7 @@ class Service:
         self._replay = replay
         self._stopped = ""
         self._begun = False
+        self._unanchored = ""
 
     def outside(self) -> Outside:
         """What is set from outside at this moment."""
@@ -137,18 +141,25 @@ class Service:
 
     def finish(self) -> None:
         """The last words: an anchor of all that was written, and no connection left open."""
-        if self._anchorer is not None:
-            self._anchorer.tick(self.clock(), at_once=True)
+        self._anchored(at_once=True)
         self.responder.close()
 
     def _refuse(self, delivery: Delivery, reason: str) -> News:
         self.refused[delivery.kind] += 1
         return News(None, f"{delivery.where}: refused: {reason}")
 
-    def _anchored(self) -> list[News]:
-        if self._anchorer is not None:
-            self._anchorer.tick(self.clock())
-        return []
+    def _anchored(self, *, at_once: bool = False) -> list[News]:
+        if self._anchorer is None:
+            return []
+        before = self._unanchored
+        try:
+            done = self._anchorer.tick(self.clock(), at_once=at_once or bool(before))
+        except AnchorAway as error:
+            self._unanchored = str(error)
+            return [] if before == self._unanchored else [News(None, f"an anchor of the ledger waits: {error}")]
+        if done:
+            self._unanchored = ""
+        return [News(None, "the ledger is anchored again")] if before and done else []
 
 
 async def serve(

@@ -18,7 +18,7 @@ from connectors.event import SECOND
 from connectors.kafka import Kafka, KafkaError, connected
 from connectors.secret import NoSecret
 from connectors.signing import BadKey, Key
-from detector.anchor import Anchorer, AnchorFailed, read, read_file, to_file
+from detector.anchor import Anchorer, AnchorFailed, read, read_file, to_file, whole_lines
 from detector.ledger import Ledger, LedgerFailed
 from detector.policy import LedgerSettings
 from detector.remediation import remediation
@@ -88,6 +88,8 @@ def verify(
     with reading(settings, file) as book:
         broken = book.verify_chain(*((each.seq, each.hash) for each in found))
         rows = book.head[0]
+    if not found and rows and (where is not None or _on_topic(settings, at)):
+        fail(f"the ledger has {rows} rows, and there is no anchor of it where it is anchored", STATE)
     if broken is not None:
         fail(f"the ledger is not whole: {broken.reason}", STATE)
     after = f"{rows - found[-1].seq} rows after the last of {len(found)} anchors" if found else "no anchors: a lost tail would not show"
@@ -121,7 +123,11 @@ def anchor(
             if where is None:
                 done = reached(_anchored(given.kafka, book, signs))
             else:
-                last = where.read_bytes().splitlines()[-1] if where.exists() and read_file(where, signs) else b""
+                held = where.read_bytes() if where.exists() else b""
+                lines, whole = whole_lines(held)
+                if len(held) > whole:
+                    fail(f"{where}: its last anchor was not written to its end; the responder cuts it off when it starts", STATE)
+                last = lines[-1] if read(lines, signs) else b""
                 done = Anchorer(book, signs, to_file(where), last).tick(int(time.time() * SECOND), at_once=True)
             typer.echo(f"anchored row {book.head[0]}" if done else "nothing new to anchor")
     except (AnchorFailed, NoSecret, BadKey) as error:

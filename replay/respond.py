@@ -17,10 +17,10 @@ from connectors.kafka import KafkaError
 from connectors.secret import NoSecret
 from connectors.signing import BadKey
 from detector import adapters
-from detector.anchor import Anchorer, AnchorFailed
+from detector.anchor import AnchorAway, Anchorer, AnchorFailed
 from detector.config import ConfigError, read
 from detector.kernel import Outside
-from detector.ledger import Ledger, LedgerFailed
+from detector.ledger import Ledger, LedgerAway, LedgerFailed
 from detector.policy import Respond
 from detector.respond import Responder
 from detector.responder import Clock, News, Service, Switch
@@ -30,6 +30,9 @@ from replay.screen import printable
 from replay.worker import log_to_stderr
 
 log = logging.getLogger("tocsin.respond")
+
+#: Exit code where the ledger or its anchors cannot be reached, or are another responder's: a supervisor starts it again.
+AWAY = 75
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="TOML file laid over the default configuration.")]
 LedgerOption = Annotated[Path | None, typer.Option("--ledger", help="SQLite file of the ledger, instead of the configured one.")]
@@ -67,6 +70,7 @@ def respond(
         log_to_stderr("respond")
     try:
         with opened(settings.ledger, ledger, create=True) as book:
+            book.claim()
             post = Post(
                 settings,
                 given.kafka,
@@ -78,6 +82,8 @@ def respond(
                 lambda anchorer: service_of(settings, book, anchorer, replay=replay),
             )
             asyncio.run(stand(post, _teller(json_, complain if alerts else log.warning), lambda service: _reader(service, path)))
+    except (LedgerAway, AnchorAway) as error:
+        fail(str(error), AWAY)
     except (LedgerFailed, AnchorFailed, NoSecret, BadKey) as error:
         fail(str(error), STATE)
     except KafkaError as error:

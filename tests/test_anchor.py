@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from pathlib import Path
 
@@ -10,9 +11,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from connectors.event import SECOND
+from connectors.secret import Secret
 from connectors.signing import BadKey, Key
-from detector.anchor import Anchorer, AnchorFailed, read, read_file, to_file
-from detector.ledger import Ledger
+from detector.anchor import AnchorAway, Anchorer, AnchorFailed, from_file, read, read_file, to_file
+from detector.ledger import Ledger, LedgerFailed
+from detector.policy import LedgerSettings
 from tests.test_ledger import entry
 
 SHARED = "a shared key that is long enough to be one"
@@ -108,3 +111,49 @@ def test_a_text_that_is_no_key_is_refused_without_being_shown(text: str) -> None
     with pytest.raises(BadKey) as refused:
         Key(text)
     assert "AAAA" not in str(refused.value)
+
+
+def settings_of(folder: Path) -> LedgerSettings:
+    (folder / "key").write_text(SHARED)
+    return LedgerSettings(anchor_file=str(folder / "anchors"), anchor_key=Secret(file=str(folder / "key")))
+
+
+@pytest.mark.parametrize("torn", [b'{"version":1,"se', b"\x00\x00", b"{}"])
+def test_an_anchor_that_was_not_written_to_its_end_is_cut_off_and_made_anew(
+    anchored: Path, caplog: pytest.LogCaptureFixture, torn: bytes
+) -> None:
+    with (anchored / "anchors").open("ab") as file:
+        file.write(torn)
+    assert [seq for seq, _ in heads(anchored)] == [2, 4, 6], "whoever checks meanwhile passes over it"
+    with Ledger.at(anchored / "ledger") as ledger:
+        assert from_file(settings_of(anchored), ledger) is not None
+    assert [seq for seq, _ in heads(anchored)] == [2, 4, 6, 7]
+    assert "the last anchor was not written to its end" in caplog.text
+
+
+def test_a_disk_that_is_full_leaves_no_half_of_an_anchor(anchored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (anchored / "anchors").read_bytes()
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with Ledger.at(anchored / "ledger") as ledger:
+        anchorer = from_file(settings_of(anchored), ledger)
+        assert anchorer is not None
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(AnchorAway, match="No space left"):
+            anchorer.tick(0, at_once=True)
+        assert (anchored / "anchors").read_bytes() == before
+        monkeypatch.undo()
+        assert anchorer.tick(0, at_once=True), "it goes on when there is room"
+    assert [seq for seq, _ in heads(anchored)] == [2, 4, 6, 7]
+
+
+def test_a_folder_of_anchors_that_is_not_there_is_away_and_a_file_that_is_not_there_is_a_loss(anchored: Path) -> None:
+    with Ledger.at(anchored / "ledger") as ledger:
+        settings = settings_of(anchored)
+        with pytest.raises(AnchorAway):
+            from_file(LedgerSettings(anchor_file=str(anchored / "gone" / "anchors"), anchor_key=settings.anchor_key), ledger)
+        (anchored / "anchors").unlink()
+        with pytest.raises(LedgerFailed, match="holds no anchor"):
+            from_file(settings, ledger)

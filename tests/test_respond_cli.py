@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from connectors import ocsf
 from connectors.event import SECOND
+from detector.ledger import Ledger
 from replay.cli import app
 from tests.alerts import made_alert
 
@@ -128,3 +130,33 @@ def test_a_mistake_in_the_policy_names_its_key(tmp_path: Path, line: str, said: 
     result = CliRunner().invoke(app, ["check", str(tmp_path / "c.toml")])
     assert result.exit_code == 2
     assert said in result.output
+
+
+def test_a_second_responder_and_a_locked_ledger_are_to_be_started_again(tocsin: Tocsin, folder: Path) -> None:
+    alerts = str(folder / "alerts.jsonl")
+    tocsin("respond", alerts)
+    with Ledger.at(folder / "ledger.sqlite") as other:
+        other.claim()
+        second = tocsin("respond", alerts)
+    assert (second.exit_code, "another responder uses this ledger" in second.output) == (75, True)
+    database = sqlite3.connect(folder / "ledger.sqlite", isolation_level=None)
+    database.execute("PRAGMA journal_mode = DELETE")
+    database.execute("BEGIN EXCLUSIVE")
+    locked = tocsin("respond", alerts)
+    database.close()
+    assert (locked.exit_code, "locked" in locked.output) == (75, True)
+    assert tocsin("respond", alerts).exit_code == 0
+
+
+def test_a_ledger_in_memory_is_refused(tocsin: Tocsin, folder: Path) -> None:
+    path = folder / "policy.toml"
+    path.write_text(path.read_text().replace(f"sqlite:///{folder}/ledger.sqlite", "sqlite://"))
+    refused = tocsin("respond", str(folder / "alerts.jsonl"))
+    assert (refused.exit_code, "outlives the process" in refused.output) == (2, True)
+
+
+def test_rows_without_any_anchor_where_they_are_anchored_are_no_whole_ledger(tocsin: Tocsin, folder: Path) -> None:
+    tocsin("respond", str(folder / "alerts.jsonl"))
+    (folder / "anchors").write_bytes(b"")
+    result = tocsin("ledger", "verify")
+    assert (result.exit_code, "there is no anchor of it" in result.output) == (4, True)

@@ -19,6 +19,7 @@ from connectors.decision import encode, made
 from connectors.event import HOUR, MINUTE, SECOND
 from connectors.secret import Secret
 from connectors.signing import Key
+from detector.anchor import AnchorAway, Anchorer
 from detector.feeds import Delivery, alerts_in, decisions_in
 from detector.history import Entry
 from detector.kernel import Outside
@@ -515,3 +516,22 @@ def test_t21_whom_the_policy_protects_at_a_start_and_whose_undo_fails_is_tried_a
     stage.service.adopt(table("isolate_pod", protected=["user:alice"]))
     world.stubborn = False
     assert stage.tick(UNDO_AGAIN) == ["undo-verified"]
+
+
+def test_anchors_that_cannot_be_kept_are_told_and_hold_up_no_undo(tmp_path: Path) -> None:
+    stage, kept, full = Stage(table("isolate_pod"), tmp_path), list[bytes](), [True]
+
+    def keep(line: bytes) -> None:
+        if full[0]:
+            raise AnchorAway("anchors: No space left on device")
+        kept.append(line)
+
+    key = Key("a shared key that is long enough to be one")
+    service = Service(stage.service.responder, stage.now, stage.switch, anchorer=Anchorer(stage.ledger, key, keep, rows=1))
+    stage.service = service
+    assert stage.tick() == ["an anchor of the ledger waits: anchors: No space left on device"]
+    assert stage.alert() == ["verified"]
+    assert stage.tick(2 * HOUR) == ["undo-verified"]
+    full[0] = False
+    assert stage.tick(SECOND) == ["the ledger is anchored again"]
+    assert len(kept) == 1
