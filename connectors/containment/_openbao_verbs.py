@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from hashlib import blake2b
 from typing import Any
 from urllib.parse import quote
 
 import msgspec
 
-from connectors.containment import Action, Applied, Prepared, Snapshot, Verb, Verified
+from connectors.containment import Action, Applied, Prepared, Snapshot, Undone, Verb, Verified
 from connectors.containment._doing import OneWay, gone, kept, mark
 from connectors.containment._http import CallFailed
 from connectors.containment._marked import Marked
@@ -33,6 +34,10 @@ class _Key(msgspec.Struct):
     name: str
     soft_deleted: bool = False
     latest_version: int = 0
+
+
+class _Group(msgspec.Struct):
+    metadata: dict[str, str] | None = None
 
 
 class _Keys(msgspec.Struct):
@@ -251,9 +256,26 @@ class WithholdKey(Marked[_Key]):
         return "", {"latest_version": thing.latest_version}
 
     def prepare(self, action: Action) -> Prepared:
+        """See ``Doing``. A key that another containment of ours withholds is kept by this one too, beyond the other's end."""
+        thing, path = self.find(action), self._path(action)
+        if thing.soft_deleted and not self._others(action):
+            return Prepared("already", self.so(thing))
+        remark = "another containment of ours withholds the key: it stays until both have ended" if thing.soft_deleted else ""
+        return Prepared("ready", remark, {"latest_version": thing.latest_version, "path": path})
+
+    def apply(self, action: Action) -> Applied:
         """See ``Doing``."""
-        ready = super().prepare(action)
-        return ready if ready.snapshot is None else ready._replace(snapshot={**ready.snapshot, "path": self._path(action)})
+        if self.find(action).soft_deleted and not self.noted(action) and self._others(action):
+            self.note(action)
+            return Applied("applied", "another containment of ours withholds the key: it stays until both have ended")
+        return super().apply(action)
+
+    def undo(self, action: Action) -> Undone:
+        """See ``Doing``. The key is given back by the last that holds it."""
+        if action.snapshot is not None and self.noted(action) and len(self._holders(action)) > 1:
+            self.forget(action)
+            return Undone("undone", "another containment of ours still withholds the key")
+        return super().undo(action)
 
     def do(self, action: Action, thing: _Key) -> None:
         # An unknown key is answered 204, as if it were done: ``apply`` reads back.
@@ -268,15 +290,36 @@ class WithholdKey(Marked[_Key]):
         return Verified("not-effective", "the key is in use")
 
     def noted(self, action: Action) -> bool:
-        return self.api.call("GET", _group(action), expect=(404,)).status != 404
+        return mark(action) in self._holders(action)
 
     def note(self, action: Action) -> None:
         # A group without members or policies: what every server has and a key has not, a place for a word of ours.
-        about = {"verb": action.verb, "target": action.target, "alert": action.alert, "due": str(action.due)}
-        self.api.call("POST", _group(action), json={"metadata": about})
+        self._write(action, {**self._holders(action), mark(action): f"{action.target} alert={action.alert} due={action.due}"})
 
     def forget(self, action: Action) -> None:
-        self.api.call("DELETE", _group(action), expect=(404,))
+        left = {holder: about for holder, about in self._holders(action).items() if holder != mark(action)}
+        if left:
+            self._write(action, left)
+        else:
+            self.api.call("DELETE", self._group(action), expect=(404,))
+
+    def _holders(self, action: Action) -> dict[str, str]:
+        """What withholds the key: the mark of each action, and what it is about."""
+        found = self.api.read(self._group(action), _Group)
+        return (found.metadata or {}) if found else {}
+
+    def _others(self, action: Action) -> bool:
+        """Whether actions of ours on other targets withhold the key; what is on the same target is the same containment."""
+        holders = self._holders(action)
+        return bool(holders) and not any(about.partition(" ")[0] == action.target for about in holders.values())
+
+    def _write(self, action: Action, holders: dict[str, str]) -> None:
+        # Only the responder writes here, and there is one: metadata are replaced as a whole.
+        self.api.call("POST", self._group(action), json={"metadata": holders})
+
+    def _group(self, action: Action) -> str:
+        """The note of a key: one of all who withhold it."""
+        return f"identity/group/name/tocsin-key-{blake2b(self._path(action).encode(), digest_size=16).hexdigest()}"
 
     def _path(self, action: Action) -> str:
         """``MOUNT/keys/KEY``. Where it was once looked up, the snapshot's: the settings may name another key by now."""
@@ -292,7 +335,3 @@ class WithholdKey(Marked[_Key]):
 
 def _name(action: Action) -> str:
     return action.target.partition(":")[2]
-
-
-def _group(action: Action) -> str:
-    return f"identity/group/name/tocsin-{mark(action)}"
