@@ -16,8 +16,10 @@ _FIXED = ("name", "level", "permissions")
 class FakeHarbor(Fake):
     """Robots by number. ``update_time`` changes with every write and is left out of ``state``."""
 
-    def __init__(self) -> None:
+    def __init__(self, permissions: list[dict[str, Any]] | None = None) -> None:
         super().__init__()
+        #: What the asking account may do, as in a robot's own ``permissions``; None is a system administrator.
+        self.permissions = permissions
         self.password = Rehearsed()
         self.robots: dict[int, dict[str, Any]] = {
             1: _robot(1, "robot$models+trainer", "project", "trains models"),
@@ -38,11 +40,15 @@ class FakeHarbor(Fake):
             return self._list(ask.query.get("q", ""))
         if ask.path.startswith("/api/v2.0/projects/"):
             # A project that is not there, or not this account's, is forbidden.
+            if not self._may("project", "project", "read"):
+                return _FORBIDDEN
             known = ask.path.endswith("/models") and ask.headers.get("x-is-resource-name") == "true"
             return Answer(200, {"project_id": 7, "name": "models"}) if known else _error(404, "NOT_FOUND", "project not found")
         number = int(ask.path.rpartition("/")[2])
         if number not in self.robots:
             return _error(404, "NOT_FOUND", f"robot {number} not found")
+        if not self._may(self.robots[number]["level"], "robot", "read" if ask.method == "GET" else "update"):
+            return _FORBIDDEN
         if ask.method == "GET":
             return Answer(200, self.robots[number])
         return self._put(number, ask.json())
@@ -51,8 +57,16 @@ class FakeHarbor(Fake):
         wanted = dict(part.partition("=")[::2] for part in query.split(","))
         if wanted.get("Level") == "project" and wanted.get("ProjectID") != "7":
             return _error(400, "BAD_REQUEST", "must with project ID when to query project robots")
+        if not self._may(wanted.get("Level", "system"), "robot", "list"):
+            return _FORBIDDEN
         name = wanted.get("name", "").removeprefix("~")
         return Answer(200, [one for one in self.robots.values() if one["level"] == wanted.get("Level") and name in one["name"]])
+
+    def _may(self, level: str, resource: str, action: str) -> bool:
+        if self.permissions is None:
+            return True
+        wanted = {"resource": resource, "action": action}
+        return any(one["kind"] == level and wanted in one["access"] for one in self.permissions)
 
     def _put(self, number: int, given: dict[str, Any]) -> Answer:
         robot = self.robots[number]
@@ -81,3 +95,6 @@ def _robot(number: int, name: str, level: str, about: str) -> dict[str, Any]:
 
 def _error(status: int, code: str, message: str) -> Answer:
     return Answer(status, {"errors": [{"code": code, "message": message}]})
+
+
+_FORBIDDEN = _error(403, "FORBIDDEN", "forbidden")

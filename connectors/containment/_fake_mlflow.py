@@ -8,6 +8,7 @@ from typing import Any
 from connectors.containment._fake import Answer, Ask, Fake, Rehearsed
 
 _PREFIX = "/api/3.0/mlflow/users/permissions/"
+_USERS = "/api/2.0/mlflow/users/"
 _VALUES = ("DENY", "EDIT", "MANAGE", "READ", "USE")
 #: What holds where nothing was granted.
 _DEFAULT = "READ"
@@ -34,9 +35,14 @@ class FakeMlflow(Fake):
 
     def answer(self, ask: Ask) -> Answer:
         """See ``Fake``."""
-        pair = b64encode(f"admin:{self.password.read()}".encode()).decode()
-        if ask.headers.get("authorization") != f"Basic {pair}":
+        pairs = {f"Basic {b64encode(f'{name}:{self.password.read()}'.encode()).decode()}": name for name in self.grants}
+        asking = pairs.get(ask.headers.get("authorization", ""))
+        if asking is None:
             return Answer(401, "You are not authenticated.")
+        if asking not in self.admins:
+            return Answer(403, "Permission denied")
+        if ask.path.startswith(_USERS):
+            return self._user(ask.path.removeprefix(_USERS), ask.json())
         if not ask.path.startswith(_PREFIX):
             return Answer(404, "Not Found")
         given = (ask.json() if ask.method == "POST" else ask.query) or {}
@@ -53,6 +59,14 @@ class FakeMlflow(Fake):
             permission = self._effective(user, key)
             return Answer(200, {"allowed": _ORDER.index(permission) in (1, 2, 3), "permission": permission})
         return self._grant(user, key, given["permission"]) if how == "grant" else self._revoke(user, key)
+
+    def _user(self, how: str, given: dict[str, Any]) -> Answer:
+        name = given["username"]
+        if how == "create":
+            self.grants[name] = {}
+        elif given["is_admin"]:
+            self.admins.add(name)
+        return Answer(200, {})
 
     def _rows(self, user: str) -> list[dict[str, Any]]:
         role = {"role_id": 2, "role_name": "__user_2__", "workspace": "default"}

@@ -23,7 +23,8 @@ class FakeSlurm(Fake):
         }
         self.nodes: dict[str, dict[str, Any]] = {"gpu-1": {"name": "gpu-1", "state": ["IDLE"], "reason": ""}}
         self.associations: list[dict[str, Any]] = [_association("ml"), _association("vision")]
-        self.operators = {"tocsin"}
+        #: Users above the common one: "Operator" or "Administrator".
+        self.ranks = {"tocsin": "Administrator"}
 
     def state(self) -> Any:
         """Everything."""
@@ -36,7 +37,10 @@ class FakeSlurm(Fake):
         parts = ask.path.strip("/").split("/")
         if len(parts) < 3 or parts[1] != "v0.0.45":
             return Answer(404, "Unable to find requested URL")
-        if ask.method != "GET" and ask.headers.get("x-slurm-user-name") not in self.operators:
+        changes = ask.method != "GET" or ask.path.endswith("/requeue")
+        needed = ("Administrator",) if parts[2] == "node" else ("Administrator", "Operator")
+        if changes and self.ranks.get(ask.headers.get("x-slurm-user-name", "")) not in needed:
+            # slurmctld lets operators change jobs and accounting, and only administrators nodes (proc_req.c).
             return Answer(422, _envelope(errors=[_error(2010, "Invalid user id")]))
         if parts[0] == "slurmdb":
             return self._association(ask)

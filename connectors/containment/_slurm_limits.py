@@ -20,7 +20,7 @@ class DrainNode:
         kinds=("node",),
         undoable=True,
         residual="Jobs that run on the node go on until they end or are cancelled.",
-        needs=("slurm: operator",),
+        needs=("slurm: administrator",),
         destructive=True,
     )
 

@@ -42,7 +42,7 @@ class DisableRobot:
         kinds=("user",),
         undoable=True,
         residual="Registry tokens that it was already given are taken until they expire, 30 minutes after issue by default.",
-        needs=("harbor: robot read, list, update", "harbor: project read"),
+        needs=("system: robot list, read, update", "every project: project read; robot list, read, update"),
     )
 
     def __init__(self, http: Http, settings: HarborSettings) -> None:
