@@ -66,8 +66,9 @@ class Worker:
     async def start(self) -> None:
         """See ``Service``."""
         self.app.finalize()
-        await self.app.maybe_start()
+        # Before: one that its group refuses would never have started.
         self._looking = asyncio.create_task(self._look_after())
+        await self.app.maybe_start()
 
     async def stop(self) -> None:
         """See ``Service``."""

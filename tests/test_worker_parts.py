@@ -1,0 +1,258 @@
+"""A worker's partitions without a broker: what must not be kept is not kept, what was counted is told, who is dead is found out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.errors import GroupAuthorizationFailedError, TopicAuthorizationFailedError
+
+from connectors.wire import WireError
+from detector import worker as module
+from detector.config import parse
+from detector.engine import fault
+from detector.part import Part
+from detector.process import AGAIN, REFUSED, Halt, Process
+from detector.snapshot import Snapshot
+from detector.worker import Worker
+
+PLACE = "tocsin.by-actor"
+
+
+class Stage:
+    """Counts its messages; the one called ``bad`` makes it raise."""
+
+    partition, partitions, name = 0, 4, "actor"
+
+    def __init__(self) -> None:
+        self.applied = self.rows = self.dropped = self.late = self.identities = 0
+        self.bad: Exception | None = None
+
+    def quick(self) -> bool:
+        return True
+
+    def take(self, data: bytes, offset: int, time: int = 0) -> Any:
+        self.rows += 1
+        if data == b"bad" and self.bad is not None:
+            raise self.bad
+        self.applied = offset + 1
+        return SimpleNamespace(outs=[], alerts=[], arrived=0, tick=None)
+
+
+class Keeper:
+    """Remembers what was kept. ``fails``: how many checkpoints are refused first."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage, self.saved, self.skips, self.fails = stage, 0, set[int](), 0
+        self.heads: list[int] = []
+        self.closed = False
+
+    def snapshot(self) -> Any:
+        return SimpleNamespace(head=SimpleNamespace(applied=self.stage.applied))
+
+    async def save(self, snapshot: Snapshot, source: TopicPartition) -> int:
+        await asyncio.sleep(0.01)
+        if self.fails:
+            self.fails -= 1
+            raise OSError("the broker does not take it")
+        self.saved = snapshot.head.applied
+        self.heads.append(self.saved)
+        return 1
+
+    async def crashed(self, offset: int) -> int:
+        return 1
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+class Out:
+    """A sender that has delivered everything."""
+
+    async def settle(self) -> None:
+        await asyncio.sleep(0)
+
+    async def room(self) -> None:
+        pass
+
+    def put(self, letter: Any) -> None:
+        pass
+
+
+class Bench:
+    """A worker of the actors' stage with partition 0 open, and what its process was told has gone wrong."""
+
+    def __init__(self) -> None:
+        self.process = Process(parse(""), "0", stages=("actor",))
+        self.process.sender = Out()  # type: ignore[assignment]
+        self.failed: list[BaseException] = []
+        self.process.fail = self.failed.append  # type: ignore[method-assign]
+        self.worker = Worker(self.process, "actor")
+        self.worker.app = SimpleNamespace(consumer=SimpleNamespace(highwater=lambda _: None))
+        self.worker.app = SimpleNamespace(consumer=SimpleNamespace(highwater=lambda _: None))
+        self.stage = Stage()
+        self.keeper = Keeper(self.stage)
+        self.part = Part(self.stage, self.keeper)  # type: ignore[arg-type]
+        self.worker.parts[0] = self.part
+        self.worker._assigned, self.worker._joined = {0}, True
+
+    async def take(self, *messages: tuple[int, bytes]) -> None:
+        for offset, data in messages:
+            await self.worker._take(0, offset, data, 1)
+
+
+def on_bench(check: Callable[[Bench], Coroutine[Any, Any, None]]) -> None:
+    async def run() -> None:
+        await check(Bench())
+
+    asyncio.run(run())
+
+
+def test_a_checkpoint_that_failed_is_not_followed_by_one_that_lacks_what_it_was_to_write() -> None:
+    async def check(bench: Bench) -> None:
+        bench.keeper.fails = 1
+        bench.part.saved_at = -1e9
+        await bench.take((0, b"x"), (1, b"x"))
+        assert bench.part.saving is not None
+        # The process is asked to end while this checkpoint is being refused.
+        await bench.worker.stop()
+        assert [str(error) for error in bench.failed] == ["the broker does not take it"]
+        assert bench.keeper.heads == []
+        assert bench.keeper.closed
+
+    on_bench(check)
+
+
+def test_a_last_checkpoint_that_failed_is_not_tried_a_second_time() -> None:
+    async def check(bench: Bench) -> None:
+        bench.keeper.fails = 1
+        await bench.take((0, b"x"))
+        with pytest.raises(OSError, match="does not take it"):
+            await bench.worker.stop()
+        # A rebalance meets the end.
+        await bench.worker._release(0)
+        assert bench.keeper.heads == []
+
+    on_bench(check)
+
+
+@pytest.mark.parametrize(("raised", "code"), [(ZeroDivisionError(), AGAIN), (WireError("newer"), REFUSED)])
+def test_a_state_that_a_block_has_half_changed_is_not_kept_by_a_checkpoint_that_had_not_begun(raised: Exception, code: int) -> None:
+    async def check(bench: Bench) -> None:
+        bench.stage.bad = raised
+        await bench.take((0, b"x"))
+        bench.part.saved_at = -1e9
+        bench.worker._maybe_save(bench.part, 0)
+        # The checkpoint's task is made, and its turn comes when the block has raised.
+        assert bench.part.saving is not None
+        with pytest.raises(Halt) as halt:
+            await bench.take((1, b"bad"))
+        assert halt.value.code == code
+        await bench.worker.stop()
+        assert bench.keeper.heads == []
+
+    on_bench(check)
+
+
+def test_a_worker_is_not_ready_before_the_broker_has_spoken() -> None:
+    async def check(bench: Bench) -> None:
+        bench.worker._joined = False
+        assert list(bench.worker.ready()) == ["actor"]
+        await bench.worker._on_assigned(None, [TopicPartition(PLACE, 0), TopicPartition("else", 1)])
+        assert bench.worker.ready() == {}
+
+    on_bench(check)
+
+
+def test_what_a_partition_counted_is_told_although_it_was_let_go() -> None:
+    async def check(bench: Bench) -> None:
+        await bench.take((0, b"x"), (1, b"x"))
+        assert bench.worker.beat().rows == 2
+        await bench.take((2, b"x"))
+        await bench.worker.stop()
+        assert bench.worker.beat().rows == 1
+        assert bench.worker.beat().rows == 0
+        page = bench.process.metrics.render()[0].decode()
+        assert 'tocsin_visits_total{stage="actor"} 3.0' in page
+
+    on_bench(check)
+
+
+def test_a_partition_of_which_nothing_was_read_yet_is_behind_since_it_was_opened() -> None:
+    async def check(bench: Bench) -> None:
+        bench.worker.app.consumer.highwater = lambda _: 7
+        bench.part.log_time -= 5_000_000
+        (lag,) = bench.worker.beat().lag.values()
+        assert lag.records == 7
+        assert 5.0 <= lag.seconds < 60.0
+
+    on_bench(check)
+
+
+def test_a_message_that_comes_too_early_twice_has_the_log_looked_at_and_those_on_their_way_have_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def check(bench: Bench) -> None:
+        sought: list[int] = []
+        looked: list[int] = []
+
+        async def seek(_: Any, offset: int) -> None:
+            sought.append(offset)
+
+        async def still_there(_: Process, __: TopicPartition, applied: int) -> None:
+            looked.append(applied)
+            if len(looked) > 1:
+                raise Halt(REFUSED, "it is gone")
+
+        bench.worker.app.consumer.seek = seek
+        monkeypatch.setattr(module, "still_there", still_there)
+        await bench.take((0, b"x"), (5, b"x"), (6, b"x"), (7, b"x"))
+        assert (sought, looked) == ([1], [])
+        await bench.take((1, b"x"), (9, b"x"), (10, b"x"), (9, b"x"))
+        assert (sought, looked) == ([1, 2, 2], [2])
+        with pytest.raises(Halt, match="it is gone"):
+            await bench.take((9, b"x"))
+
+    on_bench(check)
+
+
+def app(**given: Any) -> Any:
+    """Faust's services, all alive but for what is given."""
+    alive = SimpleNamespace(crashed=False, crash_reason=None)
+    coordinator = SimpleNamespace(_pending_exception=given.get("pending"), _coordination_task=given.get("task"))
+    thread = SimpleNamespace(crashed=False, crash_reason=None, _consumer=SimpleNamespace(_coordinator=coordinator))
+    consumer = SimpleNamespace(crashed=False, crash_reason=None, _thread=thread)
+    fetcher = given.get("fetcher", alive)
+    return SimpleNamespace(crashed=False, crash_reason=None, consumer=consumer, _fetcher=fetcher)
+
+
+def test_a_dead_consumer_is_found_out_and_one_that_a_rebalance_starts_again_is_not_dead() -> None:
+    async def run() -> None:
+        assert fault(app()) is None
+        refused = TopicAuthorizationFailedError("tocsin.by-actor")
+        assert fault(app(fetcher=SimpleNamespace(crashed=True, crash_reason=refused))) is refused
+        assert fault(app(fetcher=SimpleNamespace(crashed=True, crash_reason=asyncio.CancelledError()))) is None
+        group = GroupAuthorizationFailedError("tocsin.actor")
+        assert fault(app(pending=group)) is group
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        assert fault(app(task=ended)) is None
+        ended.set_exception(group)
+        assert fault(app(task=ended)) is group
+
+    asyncio.run(run())
+
+
+def test_a_dead_consumer_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def check(bench: Bench) -> None:
+        monkeypatch.setattr(module, "fault", lambda _: TopicAuthorizationFailedError(PLACE))
+        await asyncio.wait_for(bench.worker._look_after(), 5.0)
+        (error,) = bench.failed
+        assert isinstance(error, Halt)
+        assert error.code == AGAIN
+        assert "tocsin.by-actor cannot be read any more: TopicAuthorizationFailedError" in str(error)
+
+    on_bench(check)
