@@ -114,6 +114,14 @@ def _listed(folder: Path) -> list[tuple[Path, int]]:
     return found
 
 
+def _unmapped() -> int:
+    """The number that stands for every account that has none here."""
+    try:
+        return int(Path("/proc/sys/kernel/overflowuid").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return 65_534
+
+
 def _dropped(path: Path) -> Delivery:
     """One file. Raises OSError. No link is followed; a file with a second name is nobody's: another may have put it there."""
     handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -122,7 +130,8 @@ def _dropped(path: Path) -> Delivery:
         plain = stat.S_ISREG(about.st_mode) and about.st_nlink == 1
         record = file.read(decision.LARGEST + 1) if plain else b""
     vouched = ""
-    if plain:
+    # Where accounts are mapped (a container, PrivateUsers=), everybody who is not is this one: it vouches for nobody.
+    if plain and about.st_uid != _unmapped():
         with suppress(KeyError, BadName):
             vouched = identity("user", pwd.getpwuid(about.st_uid).pw_name)
 
