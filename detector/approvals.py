@@ -33,6 +33,7 @@ def hear(record: bytes, vouched: str, respond: Respond, history: History, now: i
         or ("taken before" if decision.id in history.heard else "")
         or _untimely(decision, respond, now)
         or _pointless(decision, history)
+        or _party(decision, history)
     )
     return Heard(None if why else decision, why)
 
@@ -61,6 +62,13 @@ def _untimely(decision: PersonDecision, respond: Respond, now: int) -> str:
     if decision.time > now + SKEW:
         return "it is from the future"
     return "it is too old" if now - decision.time > respond.approval_seconds * SECOND + SKEW else ""
+
+
+def _party(decision: PersonDecision, history: History) -> str:
+    """Why this person has no say: it is about them, or about what is theirs."""
+    about = history.about(decision.action)
+    mine = about is not None and decision.person in (about.target, *about.owners)
+    return f"it is about {decision.person}, who has no say in it" if mine else ""
 
 
 def _pointless(decision: PersonDecision, history: History) -> str:

@@ -12,7 +12,7 @@ from connectors.alert import Alert
 from connectors.event import DAY, SECOND
 from connectors.ocsf import confidence
 from detector.history import Attempt, Entry, Facts, History, Pending, Waiting
-from detector.kernel import INSIDE, Ask, Outside, State, Stop, judge, mode_of
+from detector.kernel import INSIDE, Ask, Outside, State, Stop, extends, judge, mode_of
 from detector.policy import LONGEST_TTL, Mode
 from detector.wishes import Policy, Wish
 
@@ -96,7 +96,7 @@ def approved(waiting: Waiting, policy: Policy, history: History, now: int, outsi
     ask = Ask(entry.action, verb, entry.target, entry.owners, measure, entry.facts, frozenset(waiting.people))
     stop = judge(ask, state)
     if stop is not None:
-        return _again(entry, mode, stop, _end(ask, state) if stop.result == "already-contained" else 0)
+        return _again(entry, mode, stop, _moved(ask, state, stop))
     facts = replace(entry.facts, people=sorted(waiting.people))
     decision = _again(entry, mode, Stop("enforced", f"rule {entry.rule}, approved by {', '.join(facts.people)}"), _end(ask, state))
     return replace(decision, facts=facts)
@@ -121,20 +121,25 @@ def _judged(alert: str, wish: Wish, facts: Facts, state: State) -> Decision:
         mode=mode_of(wish.measure, state),
         result=stop.result if stop else "enforced",
         reason=stop.reason if stop else f"rule {wish.rule}",
-        due=_end(ask, state) if stop is None or stop.result == "already-contained" else 0,
+        due=_end(ask, state) if stop is None else _moved(ask, state, stop),
         facts=facts,
     )
 
 
-def _end(ask: Ask, state: State) -> int:
-    """When the containment is to end: later each time it is done again within a day; 0 where it cannot be taken back."""
+def _end(ask: Ask, state: State, *, anew: bool = True) -> int:
+    """When the containment is to end: later each time it is done ``anew`` within a day; 0 where it cannot be taken back."""
     if not ask.verb.undoable:
         return 0
     last = state.history.latest.get((ask.verb.name, ask.target))
-    times = last[1] if last and state.now - last[0].time < DAY else 0
+    times = last[1] - (not anew) if last and state.now - last[0].time < DAY else 0
     # The exponent is bounded before the power is taken: a number too large to be one would be no end at all.
     longer = ask.measure.escalate ** min(times, 30)
     return state.now + int(min(ask.measure.ttl_seconds * longer, LONGEST_TTL)) * SECOND
+
+
+def _moved(ask: Ask, state: State, stop: Stop) -> int:
+    """To when the end of an earlier containment of the target is moved out; 0 where it is not."""
+    return _end(ask, state, anew=False) if stop.result == "already-contained" and extends(ask, state) else 0
 
 
 def _again(entry: Entry, mode: Mode, stop: Stop, due: int = 0) -> Decision:

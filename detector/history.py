@@ -27,7 +27,7 @@ RESULTS: dict[str, str] = {
     "limited": "decided: a limit on the number or share of actions is reached",
     "cooling-down": "decided: the same was done to the same target a moment ago",
     "breaker-open": "decided: too many actions have gone wrong lately",
-    "already-contained": "decided: an earlier action holds the target; its end was moved out",
+    "already-contained": "decided: an earlier action holds the target; its end is moved out where this one might have begun",
     "enforced": "decided: to be carried out",
     "retrying": "the target did not do it this time; tried again later",
     "carried-out": "the target accepted the action",
@@ -103,12 +103,13 @@ class Entry(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Attempt(NamedTuple):
-    """Something that was decided to be carried out."""
+    """Something that was decided to be carried out. ``result``: how it went wrong, where that is meant; "" for a release."""
 
     time: int
     verb: str
     target: str
     action: str
+    result: str = ""
 
 
 class Hold(msgspec.Struct):
@@ -181,9 +182,16 @@ class History(msgspec.Struct):
         if entry.result in BAD:
             self._went_wrong(entry)
 
+    def about(self, action: str) -> Entry | None:
+        """The latest row of what a person can decide on: what waits, what is under way, what is contained."""
+        waiting, pending = self.waiting.get(action), self.pending.get(action)
+        hold = next((hold for hold in self.holds.values() if hold.entry.action == action), None)
+        found = waiting or hold or pending
+        return found.entry if found else None
+
     def _went_wrong(self, entry: Entry) -> None:
         self.wrong = [each for each in self.wrong if each.time > entry.time - LONGEST_WINDOW]
-        self.wrong.append(Attempt(entry.time, entry.verb, entry.target, entry.action))
+        self.wrong.append(Attempt(entry.time, entry.verb, entry.target, entry.action, entry.result))
 
     def _decided(self, entry: Entry) -> None:
         key = (entry.verb, entry.target)

@@ -18,9 +18,12 @@ from typing import NamedTuple
 
 from connectors.containment import Verb
 from connectors.event import HOUR, SECOND
-from detector.history import Facts, History
+from detector.history import Attempt, Facts, History
 from detector.policy import LADDER, Measure, Mode
 from detector.wishes import Policy
+
+#: Kinds of identity that stand for accounts: a share of the users is a share of all of them.
+ACCOUNTS = frozenset({"user", "sa", "client", "session", "token", "realm"})
 
 
 class Outside(NamedTuple):
@@ -133,12 +136,14 @@ def shares(ask: Ask, state: State) -> Stop | None:
         space = _namespace(ask.target)
         near = sum(_namespace(target) == space for target in alike)
         return _share(f"namespace {space}", near, 1, people.namespaces.get(space, 0), respond.shares.namespace)
-    if kind in ("user", "sa"):
-        return _share("the users", len(alike), 1, people.users, respond.shares.users)
+    if kind in ACCOUNTS:
+        gone = sum(_accounts(target, people.users) for target in out)
+        more = _accounts(ask.target, people.users)
+        return _share("the users", gone, more, people.users, respond.shares.users, first=kind != "realm")
     stop = _share("the nodes", len(alike), 1, people.nodes, nodes) if kind == "node" else None
     if stop is None and kind in ("node", "job"):
-        gone, more = sum(map(state.policy.gpus, out)), state.policy.gpus(ask.target)
-        return _share("the GPUs", gone, more, people.gpus, respond.shares.gpus)
+        taken, takes = sum(map(state.policy.gpus, out)), state.policy.gpus(ask.target)
+        return _share("the GPUs", taken, takes, people.gpus, respond.shares.gpus)
     return stop
 
 
@@ -172,7 +177,7 @@ def breaker(_: Ask, state: State) -> Stop | None:
     """Few enough actions have gone wrong lately."""
     limit = state.policy.respond.breaker
     since = state.now - limit.window_seconds * SECOND
-    wrong = {each.action for each in state.history.wrong if each.time > since and not _blind(state.policy, each.verb)}
+    wrong = {each.action for each in state.history.wrong if each.time > since and not _usual(state.policy, each)}
     if len(wrong) >= limit.wrong:
         return Stop("breaker-open", f"{len(wrong)} actions have gone wrong in the last {limit.window_seconds} seconds")
     return None
@@ -188,7 +193,7 @@ def cooldown(ask: Ask, state: State) -> Stop | None:
 
 def enough_people(ask: Ask, state: State) -> Stop | None:
     """Everybody who must approve has: nobody in mode enforce, one in mode approve, two different ones for what is destructive."""
-    wanted, got = people_needed(ask.measure, ask.verb, state), len(_people(ask))
+    wanted, got = people_needed(ask.measure, ask.verb, state), len(_people(ask, state))
     if got >= wanted:
         return None
     why = "it is destructive" if ask.verb.destructive else f"mode is {mode_of(ask.measure, state)}"
@@ -216,16 +221,21 @@ CHECKS: tuple[Check, ...] = (
 WITHOUT_A_PERSON: frozenset[Check] = frozenset({fresh, grown_up, witnesses, breaker, cooldown})
 
 
-def judge(ask: Ask, state: State) -> Stop | None:
-    """The first rule that speaks against it; None where it may be done."""
-    vouched = len(_people(ask)) >= max(1, people_needed(ask.measure, ask.verb, state))
+def judge(ask: Ask, state: State, *, but: frozenset[Check] = frozenset()) -> Stop | None:
+    """The first rule, ``but`` for these, that speaks against it; None where it may be done."""
+    vouched = len(_people(ask, state)) >= max(1, people_needed(ask.measure, ask.verb, state))
     for check in CHECKS:
-        if vouched and check in WITHOUT_A_PERSON:
+        if check in but or (vouched and check in WITHOUT_A_PERSON):
             continue
         stop = check(ask, state)
         if stop is not None:
             return stop
     return None
+
+
+def extends(ask: Ask, state: State) -> bool:
+    """Whether the end of what is contained may be moved out for this: where it might be begun if nothing were contained."""
+    return judge(ask, state, but=frozenset({one_at_a_time})) is None
 
 
 # --- What they ask ---------------------------------------------------------------------------------------------------------------
@@ -251,9 +261,10 @@ def people_needed(measure: Measure, verb: Verb, state: State) -> int:
     return max(measure.approvals, mode_of(measure, state) == "approve", 2 * verb.destructive)
 
 
-def _people(ask: Ask) -> frozenset[str]:
-    """Who has approved it, and is not a party to it."""
-    return ask.people - {ask.target, *ask.owners}
+def _people(ask: Ask, state: State) -> frozenset[str]:
+    """Who has approved it, may do so by the policy as it stands now, and is not a party to it."""
+    people, may = ask.people - {ask.target, *ask.owners}, state.policy.respond.approvers
+    return people & may.keys() if may else people
 
 
 def _others(ask: Ask, history: History) -> set[tuple[str, str]]:
@@ -262,14 +273,20 @@ def _others(ask: Ask, history: History) -> set[tuple[str, str]]:
     return (pending | history.holds.keys()) - {(ask.verb.name, ask.target)}
 
 
-def _share(of: str, out: int, more: int, population: int, percent: float) -> Stop | None:
-    """Whether ``more`` beside ``out`` stay within ``percent`` of a population; the first one does wherever the share is above 0."""
+def _accounts(target: str, users: int) -> int:
+    """How many accounts lose their access with a target: all of them with a realm."""
+    kind = target.partition(":")[0]
+    return max(users, 1) if kind == "realm" else int(kind in ACCOUNTS)
+
+
+def _share(of: str, out: int, more: int, population: int, percent: float, *, first: bool = True) -> Stop | None:
+    """Whether ``more`` beside ``out`` stay within ``percent`` of a population; the ``first`` one does wherever the share is above 0."""
     if percent >= 100.0:
         return None
     if not population:
         return Stop("limited", f"how many there are of {of} is unknown, and their share is limited to {percent:g} percent")
     most = max(math.floor(population * percent / 100.0 + 1e-9), 1 if percent > 0 else 0)
-    if out + more <= most or (percent > 0 and not out):
+    if out + more <= most or (first and percent > 0 and not out):
         return None
     return Stop("limited", f"limit reached: {percent:g} percent of {of} ({population}) are {most}; {out} are contained")
 
@@ -278,6 +295,6 @@ def _namespace(target: str) -> str:
     return target.partition(":")[2].partition("/")[0]
 
 
-def _blind(policy: Policy, verb: str) -> bool:
-    """Whether "unverified" is how this verb ends in the ordinary course."""
-    return verb in policy.verbs and policy.verbs[verb].blind
+def _usual(policy: Policy, wrong: Attempt) -> bool:
+    """Whether this is how its verb ends in the ordinary course: unverified, where the effect can never be seen."""
+    return wrong.result == "unverified" and wrong.verb in policy.verbs and policy.verbs[wrong.verb].blind

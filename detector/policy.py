@@ -34,7 +34,10 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=1_000_000_000)]
 Window = Annotated[int, msgspec.Meta(ge=60, le=86_400)]
 
 #: Of the control plane: an action there can take down the cluster that everything else depends on.
-SYSTEM = tuple(f"{kind}:kube-{ns}/*" for kind in ("pod", "sa", "workload", "secret") for ns in ("system", "public", "node-lease"))
+SYSTEM = (
+    *(f"{kind}:kube-{ns}/*" for kind in ("pod", "sa", "workload", "secret") for ns in ("system", "public", "node-lease")),
+    "job:k8s/kube-*/*",
+)
 
 #: Signals that look at one thing from several sides: together they are one witness.
 FAMILIES: dict[str, list[str]] = {
@@ -225,7 +228,11 @@ def problems(respond: Respond, verbs: Mapping[str, Verb] | None = None) -> list[
             mistakes.append(f"{key}.actions: expected at least one")
         mistakes += _unknown(f"{key}.match.streams", rule.match.streams, Stream.__members__)
         mistakes += _unknown(f"{key}.match.blamed", rule.match.blamed, KINDS)
+        verbs_ = [measure.verb for measure in rule.actions]
         for j, measure in enumerate(rule.actions):
+            if verbs_.index(measure.verb) != j:
+                # A row names its rule and its verb: what counts for it later must be one measure.
+                mistakes.append(f"{key}.actions[{j}].verb: expected each verb once in a rule; give {measure.verb} a rule of its own")
             mistakes += _unknown(f"{key}.actions[{j}].verb", [measure.verb], known)
     return mistakes
 

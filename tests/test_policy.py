@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connectors.alert import Alert
-from connectors.containment import offered
+from connectors.containment import Verb, offered
 from connectors.event import HOUR, SECOND
 from detector.decide import Decision, action_id, decide
 from detector.ledger import RESULTS, Entry, History
-from detector.policy import LADDER, Match, Measure, Mode, Respond, Rule, problems
+from detector.policy import LADDER, Match, Measure, Mode, Population, Respond, Rule, Shares, problems
 from detector.wishes import Policy
 from tests.alerts import T0, made_alert, piece
 
@@ -213,6 +213,7 @@ def test_action_ids_depend_on_alert_verb_and_target_and_on_nothing_else() -> Non
         (Respond(rules=rules()), "respond.rules[0].actions: expected at least one"),
         (Respond(rules=rules(isolate(), streams=["flows"])), "respond.rules[0].match.streams: expected one of flow, "),
         (Respond(rules=rules(isolate(), blamed=["person"])), "respond.rules[0].match.blamed: expected one of user, "),
+        (Respond(rules=rules(isolate(), isolate("approve", aim="what"))), "respond.rules[0].actions[1].verb: expected each verb once"),
         (Respond(rules=rules(Measure(verb="nuke"))), "respond.rules[0].actions[0].verb: expected one of "),
     ],
 )
@@ -266,7 +267,7 @@ RULES = st.lists(
         Rule,
         name=st.uuids().map(str),
         match=st.builds(Match, min_severity=st.sampled_from(["low", "high"]), min_signals=st.integers(1, 3)),
-        actions=st.lists(MEASURES, min_size=1, max_size=4),
+        actions=st.lists(MEASURES, min_size=1, max_size=4, unique_by=lambda measure: measure.verb),
     ),
     max_size=3,
 )
@@ -314,3 +315,35 @@ def test_t10_whatever_the_rules_alerts_and_history_no_safety_rule_is_broken(resp
         assert sum(start <= time < start + HOUR for time, _ in done) <= respond.max_per_hour
     ids = [decision.action for _, decision in done]
     assert len(ids) == len(set(ids)), "an action is begun once"
+
+
+def test_the_control_planes_jobs_are_protected() -> None:
+    measure = Measure(verb="suspend_job", mode="enforce")
+    (decision,) = decided(Respond(mode="enforce", rules=rules(measure)), made_alert(targets=["job:k8s/kube-system/backup"]))
+    assert decision.result == "protected"
+
+
+@pytest.mark.parametrize(
+    ("percent", "users", "targets", "results"),
+    [
+        (1.0, 100, ["token:a", "token:b"], ["enforced", "limited"]),
+        (2.0, 100, ["user:alice", "token:b"], ["enforced", "enforced"]),
+        (1.0, 100, ["client:a"], ["enforced"]),
+        (1.0, 100, ["session:a", "user:bob"], ["enforced", "limited"]),
+        (99.0, 100, ["realm:ai"], ["limited"]),
+        (99.0, 0, ["realm:ai"], ["limited"]),
+        (100.0, 0, ["realm:ai", "client:b"], ["enforced", "enforced"]),
+    ],
+)
+def test_whatever_stands_for_accounts_counts_among_the_users(
+    percent: float, users: int, targets: list[str], results: list[str]
+) -> None:
+    cut = Verb(name="cut", kinds=("user", "client", "session", "token", "realm"), undoable=True, residual="None.", needs=("x",))
+    respond = Respond(
+        mode="enforce",
+        shares=Shares(users=percent),
+        population=Population(users=users),
+        rules=rules(Measure(verb="cut", mode="enforce")),
+    )
+    alert = made_alert(principals=["sensor:s"], targets=targets)
+    assert [each.result for each in decide(alert, Policy(respond, {"cut": cut}), History(), T0)] == results

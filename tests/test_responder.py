@@ -19,16 +19,17 @@ from connectors.decision import encode, made
 from connectors.event import HOUR, MINUTE, SECOND
 from connectors.secret import Secret
 from connectors.signing import Key
+from detector import feeds
 from detector.anchor import AnchorAway, Anchorer
 from detector.feeds import Delivery, alerts_in, decisions_in
-from detector.history import Entry
+from detector.history import Attempt, Entry
 from detector.kernel import Outside
 from detector.ledger import Ledger
 from detector.policy import Approver, Breaker, Measure, Population, Respond, Retry, Rule, Shares
 from detector.respond import UNDO_AGAIN, Responder
 from detector.responder import Clock, News, Service, Switch, serve
 from tests.alerts import T0, made_alert
-from tests.test_respond import lab, table
+from tests.test_respond import TTL, lab, table
 
 POD = "pod:team-a/trainer-0"
 
@@ -139,7 +140,7 @@ def test_four_eyes_are_two_different_people_and_neither_is_a_party_to_it(tmp_pat
     stage.alert(principals=["user:alice"])
     assert stage.say("approve") == ["approved"]
     assert stage.say("approve") == ["approved"], "the same person again"
-    assert stage.say("approve", "user:alice") == ["approved"], "the one it is about"
+    assert stage.say("approve", "user:alice")[0].endswith("it is about user:alice, who has no say in it")
     assert stage.world.target.can_connect(POD)
     assert stage.say("approve", "user:bob") == ["approved", "verified"]
 
@@ -535,3 +536,70 @@ def test_anchors_that_cannot_be_kept_are_told_and_hold_up_no_undo(tmp_path: Path
     full[0] = False
     assert stage.tick(SECOND) == ["the ledger is anchored again"]
     assert len(kept) == 1
+
+
+# --- What only looks allowed -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"time": T0 - HOUR}, {"probation": True}, {"signals": ["actor_rarity"]}],
+    ids=["old", "probation", "one witness"],
+)
+def test_an_alert_that_might_not_begin_a_containment_does_not_make_one_longer(tmp_path: Path, change: dict[str, Any]) -> None:
+    stage = Stage(replace(table("isolate_pod"), min_signals=2), tmp_path)
+    stage.alert()
+    stage.now.time += 10 * MINUTE
+    assert stage.alert(**({"uid": "alert-2"} | change)) == ["already-contained"]
+    assert stage.tick(TTL - 10 * MINUTE) == ["undo-verified"]
+
+
+def test_an_alert_that_needs_people_does_not_make_a_containment_longer_without_them(tmp_path: Path) -> None:
+    stage = Stage(approve(), tmp_path)
+    stage.alert()
+    stage.say("approve")
+    stage.now.time += HOUR
+    assert stage.alert(uid="alert-2") == ["already-contained"]
+    assert stage.tick(3 * HOUR) == ["undo-verified"]
+
+
+@pytest.mark.parametrize("word", ["release", "approve", "deny"])
+def test_nobody_decides_on_what_is_about_them(tmp_path: Path, word: str) -> None:
+    stage = Stage(table("isolate_pod") if word == "release" else approve(), tmp_path)
+    stage.alert()
+    for_them = stage.say(word, "user:alice")
+    assert for_them[0].endswith("it is about user:alice, who has no say in it")
+    assert stage.world.target.can_connect(POD) == (word != "release")
+
+
+def test_an_approver_who_was_removed_does_not_count_any_more(tmp_path: Path) -> None:
+    both = {"user:ann": Approver(), "user:bob": Approver()}
+    stage = Stage(replace(approve(approvals=2), approvers=both), tmp_path)
+    stage.alert()
+    assert stage.say("approve") == ["approved"]
+    stage.service.adopt(replace(approve(approvals=2), approvers={"user:bob": Approver(), "user:eve": Approver()}))
+    assert stage.say("approve", "user:bob") == ["approved"]
+    assert stage.world.target.can_connect(POD)
+    assert stage.say("approve", "user:eve") == ["approved", "verified"]
+
+
+def test_only_what_is_usual_for_a_blind_verb_is_no_sign_of_trouble(tmp_path: Path) -> None:
+    stage = Stage(replace(table("isolate_pod"), breaker=Breaker(wrong=1)), tmp_path)
+    policy = stage.service.responder.policy
+    policy.verbs["isolate_pod"] = replace(policy.verbs["isolate_pod"], blind=True)
+    for result, opens in (("unverified", False), ("failed", True), ("", True)):
+        stage.ledger.history.wrong = [Attempt(stage.now.time, "isolate_pod", POD, "a", result)]
+        assert stage.alert(uid=f"a-{result}", targets=["pod:team-a/trainer-1"])[0] == ("breaker-open" if opens else "verified"), result
+        stage.now.time += 3 * HOUR
+        stage.tick()
+        stage.ledger.history.wrong = []
+
+
+def test_whoever_has_no_account_here_vouches_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "1.json").write_bytes(b"{}")
+    monkeypatch.setattr(feeds, "_unmapped", os.geteuid)
+
+    async def all_of() -> list[Delivery]:
+        return [each async for each in decisions_in(tmp_path, follow=False)]
+
+    assert [each.vouched for each in asyncio.run(all_of())] == [""]
