@@ -44,11 +44,16 @@ class Changes:
 
 
 class Suppressions:
-    """Whom no alert is to be opened on, and until when. What they do is scored and learned as ever."""
+    """Whom no alert is to be opened on, and until when. What they do is scored and learned as ever.
+
+    One owner alone silences nothing that is restricted: a list that is too wide, or edited by an intruder, does not reach it.
+    """
 
     def __init__(self, config: Config) -> None:
-        self._until = [(each.until.timestamp() * 1e6, each.scope) for each in config.suppressions]
+        self._until = [(each.until.timestamp() * 1e6, each.scope, bool(each.second_owner)) for each in config.suppressions]
+        self._restricted = config.identities.restricted
 
     def covers(self, identity: str, now: float) -> bool:
         """Whether an alert on ``identity`` at ``now`` (microseconds) is suppressed."""
-        return any(now < until and any(fnmatchcase(identity, pattern) for pattern in scope) for until, scope in self._until)
+        found = [both for until, scope, both in self._until if now < until and any(fnmatchcase(identity, each) for each in scope)]
+        return any(found) or (bool(found) and not any(fnmatchcase(identity, each) for each in self._restricted))

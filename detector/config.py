@@ -96,12 +96,16 @@ class WorkerSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class Suppression(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """No alert is opened on identities that match a pattern of ``scope`` until ``until``; ``owner`` answers for it."""
+    """No alert is opened on identities that match a pattern of ``scope`` until ``until``; ``owner`` answers for it.
+
+    On restricted identities it holds only where a second owner answers for it, too.
+    """
 
     reason: str
     owner: str
     scope: list[str]
     until: datetime
+    second_owner: str = ""
 
 
 class Config(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -234,11 +238,19 @@ def _wrong_suppression(each: Suppression, place: int) -> list[str]:
     found = [
         (bool(each.reason.strip()) and each.reason.isprintable(), f"{at}.reason: expected a sentence"),
         (bool(each.owner.strip()) and each.owner.isprintable(), f"{at}.owner: expected who answers for it"),
+        (
+            not each.second_owner or (each.second_owner.isprintable() and _person(each.second_owner) not in ("", _person(each.owner))),
+            f"{at}.second_owner: expected somebody else than the owner",
+        ),
         (bool(each.scope), f"{at}.scope: expected at least one pattern"),
         ("*" not in each.scope, f"{at}.scope: '*' would switch the detector off; name whom it is about"),
         (each.until.tzinfo is not None, f"{at}.until: expected a time with its offset (2026-03-02T02:00:00Z)"),
     ]
     return [text for good, text in found if not good] + [f"{at}.scope: {why}" for one in each.scope if (why := spelled(one)[1])]
+
+
+def _person(name: str) -> str:
+    return name.strip().casefold()
 
 
 def default_text() -> str:

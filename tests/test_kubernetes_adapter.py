@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from connectors.containment import Action, Trouble
 from connectors.containment._http import CallFailed
 from connectors.containment._kube_api import QUARANTINE, STOPPED_BY, Object
-from tests.kube import until
+from tests.kube import ADMIN, until
 from tests.kube_stage import Stage, stage
 
 __all__ = ["stage"]
@@ -301,8 +301,8 @@ def test_a_404_is_believed_only_where_it_is_the_api_servers_word_on_the_thing_it
     elsewhere.http._endpoint.url += "/nowhere"
     assert (elsewhere.undo(action).status, elsewhere.verify_undone(action).status) == ("failed", "unverified")
     assert elsewhere.undo(action).trouble in (Trouble("down"), Trouble("unauthorised"))
-    # Of a group that it does not serve, the server says what any server says.
-    api = stage.adapter._doings["cordon_node"].api  # type: ignore[attr-defined]
+    # Of a group that it does not serve, the server says what any server says; to whom it may not be said, nothing.
+    api = stage.adapted(ADMIN)._doings["cordon_node"].api  # type: ignore[attr-defined]
     group = "/apis/nobody.example/v1/namespaces/default/things"
     assert stage.kube.call("GET", f"{group}/x").text == "404 page not found\n"
     with pytest.raises(CallFailed) as told:

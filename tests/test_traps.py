@@ -14,6 +14,8 @@ from msgspec.structs import replace
 from connectors.containment import available
 from connectors.containment.lab import Lab
 from connectors.event import MINUTE, SECOND
+from detector.changes import Suppressions
+from detector.config import ConfigError, parse
 from detector.decide import decide
 from detector.history import History
 from detector.ledger import Ledger
@@ -22,50 +24,86 @@ from detector.respond import Responder
 from detector.wishes import Policy
 from tests.alerts import T0, made_alert
 from tests.checkout import ROOT
+from tests.test_pipeline import office, run
 from tests.test_respond import lab, table
 
-#: Trap -> the file with its test, or who covers it. Numbers as in the list of traps.
-COVER: dict[int, str] = {
-    1: "tests/test_traps_workload.py",
-    2: "tests/test_traps_workload.py",
-    3: "tests/test_traps_workload.py",
-    4: "tests/test_traps_workload.py",
-    5: "tests/test_responder.py",
-    6: "tests/test_traps.py",
-    7: "tests/test_kill.py",
-    8: "tests/test_responder.py",
-    9: "tests/test_traps.py",
-    10: "tests/test_policy.py",
-    11: "tests/test_responder.py",
-    12: "tests/test_respond.py",
-    13: "issue 2: tests/test_pipeline.py, state after a restart",
-    14: "issue 2: tests/test_profiles.py, late events",
-    15: "tests/test_responder.py",
-    16: "issue 5: a failure to score",
-    17: "issue 2: tests/test_names.py, hostile names",
-    18: "issue 2: tests/test_profiles.py, cardinality flood",
-    19: "issue 5: overload",
-    20: "issue 7: suppressions",
-    21: "tests/test_responder.py",
-    22: "issue 2: tests/test_sources_battery.py, default scope",
-    23: "issue 2: scored at the start of a job",
-    24: "tests/test_traps.py",
-    25: "tests/test_traps_workload.py",
-    26: "tests/test_traps.py",
-    27: "issue 7: an edit of a list is an event",
-    28: "issue 2: tests/test_fuse.py, scores are immutable",
-    29: "issue 2: tests/test_peers.py",
-    30: "tests/test_traps.py",
-    31: "issue 5: dead letters",
-    32: "issue 5: dead-man's switch",
+#: Trap -> the tests that cover it. Numbers as in the list of traps.
+COVER: dict[int, tuple[str, ...]] = {
+    1: (
+        "test_lab::test_t1_isolating_one_of_three_replicas_leaves_its_siblings_traffic",
+        "test_traps_workload::test_t1_isolating_one_of_three_replicas_leaves_its_siblings_their_traffic",
+    ),
+    2: (
+        "test_lab::test_t2_a_foreign_policy_under_our_very_name_is_refused_not_overwritten",
+        "test_traps_workload::test_t2_no_policy_of_anybody_is_made_changed_or_removed",
+    ),
+    3: ("test_traps_workload::test_t3_what_another_policy_allows_stays_open_and_is_said_to",),
+    4: (
+        "test_kubernetes_rights::test_with_its_role_every_verb_can_be_done_seen_and_taken_back",
+        "test_openbao::test_the_shipped_policy_is_enough_for_every_verb",
+        "test_harbor_rights::test_the_shipped_user_of_slurm_has_the_least_rank_that_is_enough",
+    ),
+    5: ("test_responder::test_t5_a_share_of_a_small_population_lets_one_be_contained_and_says_why_not_two",),
+    6: ("test_traps::test_t6_each_setting_changes_only_what_it_is_for",),
+    7: ("test_kill::test_t7_killed_at_a_boundary_there_is_one_effect_and_it_ends_in_time",),
+    8: (
+        "test_traps::test_t8_the_responder_opens_no_door",
+        "test_responder::test_t8_a_word_of_which_nobody_knows_who_said_it_does_not_count",
+    ),
+    9: ("test_traps::test_t9_a_hundred_attackers_under_one_rule_are_all_contained_and_each_ends_by_itself",),
+    10: ("test_policy::test_t10_whatever_the_rules_alerts_and_history_no_safety_rule_is_broken",),
+    11: ("test_responder::test_t11_a_repeated_containment_lasts_longer_each_time_and_starts_anew_after_a_quiet_day",),
+    12: ("test_respond::test_t12_only_a_verified_effect_counts_as_verified",),
+    13: ("test_pipeline::test_a_restart_in_the_middle_gives_the_same_alerts_and_state",),
+    14: (
+        "test_counts::test_a_row_too_late_is_read_and_counted_and_teaches_nothing",
+        "test_fuse::test_evidence_that_came_too_late_to_be_learned_says_so",
+    ),
+    15: ("test_responder::test_t15_no_jump_of_the_wall_clock_moves_the_responders_time",),
+    16: ("test_kafka_chaos::test_a_block_at_which_the_core_raises_stops_its_stage_the_third_time_until_it_is_put_aside",),
+    17: (
+        "test_names::test_a_path_segment_that_goes_up_is_refused",
+        "test_names::test_a_name_is_refused_from_one_byte_over_the_limit",
+        "test_names::test_control_and_invisible_characters_are_refused",
+    ),
+    18: (
+        "test_score::test_a_restricted_identity_is_never_forgotten",
+        "test_watch::test_a_flood_of_new_identities_is_told_and_does_not_become_usual_while_it_lasts",
+    ),
+    19: ("test_watch::test_lag_that_rises_over_three_heartbeats_above_the_bound_is_told_and_closed_when_it_is_worked_off",),
+    20: ("test_traps::test_t20_one_owner_alone_cannot_silence_what_is_restricted",),
+    21: ("test_responder::test_t21_a_policy_read_anew_counts_for_what_waits_and_what_is_contained",),
+    22: ("test_traps::test_t22_what_stays_within_the_site_is_scored_by_default",),
+    23: (
+        "test_source_slurm_jobcomp::test_a_job_that_starts_is_seen_at_each_of_its_nodes",
+        "test_source_slurm_jobcomp::test_start_and_end_are_read_field_by_field",
+    ),
+    24: ("test_traps::test_t24_nothing_we_say_claims_that_an_action_prevents_anything",),
+    25: ("test_traps_workload::test_t25_no_job_of_slurm_is_suspended_in_place_with_its_gpus_in_its_hands",),
+    26: ("test_traps::test_t26_what_stays_open_stands_in_the_ledger_with_every_action",),
+    27: ("test_watch::test_an_edited_allow_list_is_told_for_a_day_and_the_first_one_seen_is_not_an_edit",),
+    28: ("test_fuse::test_a_revision_that_went_out_does_not_change_any_more",),
+    29: ("test_peers::test_two_ways_of_life_are_two_groups",),
+    30: ("test_traps::test_t30_no_adapter_has_a_secret_of_its_own_or_a_place_to_write_one",),
+    31: ("test_kafka_chaos::test_one_partition_gives_the_alerts_of_a_replay_byte_for_byte_and_one_poison_record_one_dead_letter",),
+    32: (
+        "test_watch::test_a_process_that_stops_sending_heartbeats_is_told_once_with_what_nobody_reads",
+        "test_watch::test_a_source_that_sent_all_the_time_is_silent_after_five_minutes",
+        "test_watch::test_a_canary_that_does_not_arrive_is_told_for_its_partition",
+    ),
 }
 
 
 def test_every_trap_has_its_place_and_every_named_test_is_there() -> None:
     assert sorted(COVER) == list(range(1, 33))
-    for number, place in COVER.items():
-        if place.endswith(".py") and place.startswith("tests/"):
-            assert re.search(rf"def test_t{number}_", (ROOT / place).read_text(encoding="utf-8")), f"T{number} in {place}"
+    wanted = [(number, *place.split("::")) for number, places in COVER.items() for place in places]
+    absent = [
+        f"T{number}: {file}::{name}"
+        for number, file, name in wanted
+        if not re.search(rf"^(async )?def {name}\(", (ROOT / "tests" / f"{file}.py").read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+    assert absent == []
+    assert [place for place in wanted if re.match(r"test_t\d+_", place[2]) and not place[2].startswith(f"test_t{place[0]}_")] == []
 
 
 #: A field of the policy, another value, and what it changes of what is decided on one alert; everything else stays as it was.
@@ -152,3 +190,23 @@ def test_t8_the_responder_opens_no_door(monkeypatch: pytest.MonkeyPatch, tmp_pat
     from tests.test_responder import Stage
 
     assert Stage(table("isolate_pod"), tmp_path).alert() == ["verified"]
+
+
+def test_t20_one_owner_alone_cannot_silence_what_is_restricted() -> None:
+    one = '[[suppressions]]\nreason = "r"\nowner = "soc"\nscope = ["ip:10.9.*", "model:*"]\nuntil = 2027-01-01T00:00:00Z\n'
+    restricted = '[identities]\nrestricted = ["model:*llama*"]\n'
+    alone, both = (Suppressions(parse(one + second + restricted)) for second in ("", 'second_owner = "model-team"\n'))
+    assert [alone.covers(name, T0) for name in ("ip:10.9.9.9", "model:ai/bert", "model:ai/llama")] == [True, True, False]
+    assert [both.covers(name, T0) for name in ("ip:10.9.9.9", "model:ai/bert", "model:ai/llama")] == [True, True, True]
+    for second in ("soc", "SOC ", "\\u0007"):
+        with pytest.raises(ConfigError, match=r"suppressions\[0\]\.second_owner: expected somebody else than the owner"):
+            parse(one + f'second_owner = "{second}"\n' + restricted)
+
+
+def test_t22_what_stays_within_the_site_is_scored_by_default(tmp_path: Path) -> None:
+    path = tmp_path / "conn.log"
+    within = [line for line in office() if b"203.0.113.9" not in line]
+    path.write_bytes(b"\n".join(within) + b"\n")
+    summary, alerts = run([path], "")
+    assert summary.events == len(within)
+    assert "ip:10.0.0.7" in {alert.blamed for alert in alerts}
