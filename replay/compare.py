@@ -31,7 +31,8 @@ class Pair(msgspec.Struct, kw_only=True):
 
 
 class Verdict(msgspec.Struct, kw_only=True):
-    """What a trial made of one labelled scenario. ``delay_events``: its records in the opening evidence's log up to that evidence."""
+    """What a trial made of one labelled scenario. ``delay_events``: its records, in the log of the evidence that
+    caught it, up to that evidence."""
 
     scenario: str
     instance: int
@@ -43,7 +44,8 @@ class Verdict(msgspec.Struct, kw_only=True):
 
 
 class Score(msgspec.Struct, kw_only=True):
-    """A trial in figures. Medians are over the scenarios caught that are not slow. ``false_alerts``: None without labels."""
+    """A trial in figures. Medians are over the scenarios caught that are not slow. ``false_alerts``: None without labels.
+    ``dropped``: alerts that are in ``alerts`` and in no other figure."""
 
     name: str
     changes: dict[str, Any]
@@ -62,6 +64,7 @@ class Score(msgspec.Struct, kw_only=True):
     seconds: float
     events_per_second: float
     peak_bytes: int
+    dropped: int = 0
 
 
 def pairs(a: Trial, b: Trial) -> list[Pair]:
@@ -98,45 +101,48 @@ def _when(pair: Pair) -> tuple[int, str]:
 def verdicts(trial: Trial, labels: list[Label]) -> list[Verdict]:
     """What became of every labelled scenario, in the order of the labels.
 
-    An alert is about a scenario if it names who is behind it, while it went on or soon after; where its evidence holds records of some
-    scenarios, it is about none but these: people take part in several.
+    An alert is about a scenario if it has named who is behind it, and shown a record of it, while it went on or soon after. Where a
+    label names no records, that its alert shows none of any other scenario takes their place: people take part in several.
     """
-    held = [(case, {place for place, label in enumerate(labels) if _rank(case, label) is not None}) for case in trial.cases]
-    return [
-        _verdict([case for case, owned in held if not case.notice and (not owned or place in owned)], label)
-        for place, label in enumerate(labels)
-    ]
+    real = [case for case in trial.cases if not case.notice]
+    free = [case for case in real if not any(_held(case, label) for label in labels)]
+    return [_verdict(real if label.records else free, label) for label in labels]
 
 
 def _verdict(cases: list[Case], label: Label) -> Verdict:
     found = Verdict(scenario=label.scenario, instance=label.instance, benign=label.benign, slow=label.slow)
-    best: tuple[int, str, Case] | None = None
-    for case in cases:
-        time = next((told for told in case.told if label.first_us <= told <= label.last_us + GRACE), None)
-        if time is not None and _names(case, label) and (best is None or (time, case.uid) < best[:2]):
-            best = (time, case.uid, case)
+    best = min(((time, case.uid, case) for case in cases if (time := _time(case, label)) is not None), default=None, key=_first)
     if best is None:
         return found
     time, found.uid, case = best
     found.delay_seconds = (time - label.first_us) / SECOND
-    found.delay_events = _rank(case, label)
+    found.delay_events = max((rank for rank, told in _held(case, label) if told <= time), default=None)
     return found
 
 
-def _names(case: Case, label: Label) -> bool:
-    return not set(label.principals).isdisjoint(case.named)
+def _first(each: tuple[int, str, Case]) -> tuple[int, str]:
+    return each[:2]
 
 
-def _rank(case: Case, label: Label) -> int | None:
-    """How many records of the scenario there were in a log up to the last that the alert opened with; None where it opened with
-    none."""
-    ranks = []
-    for log, record in case.records:
+def _time(case: Case, label: Label) -> int | None:
+    """When an alert had told enough to be about a scenario, microseconds UTC; None where it never had, or not in time."""
+    named = min((case.named[each] for each in label.principals if each in case.named), default=None)
+    shown = min((told for _, told in _held(case, label)), default=None) if label.records else label.first_us
+    if named is None or shown is None:
+        return None
+    since = max(named, shown, label.first_us)
+    return next((told for told in case.told if since <= told <= label.last_us + GRACE), None)
+
+
+def _held(case: Case, label: Label) -> list[tuple[int, int]]:
+    """The records of the scenario that an alert shows: (how many it had in that log up to this one, when the alert first showed it)."""
+    found = []
+    for log, record, told in case.records:
         own = label.records.get(log, [])
         place = bisect_left(own, record)
         if place < len(own) and own[place] == record:
-            ranks.append(place + 1)
-    return max(ranks) if ranks else None
+            found.append((place + 1, told))
+    return found
 
 
 def score(trial: Trial, variant: Variant, labels: list[Label], opinions: list[Judged]) -> Score:
@@ -165,6 +171,7 @@ def score(trial: Trial, variant: Variant, labels: list[Label], opinions: list[Ju
         seconds=round(trial.seconds, 2),
         events_per_second=round(trial.events / trial.seconds) if trial.seconds else 0.0,
         peak_bytes=trial.peak_bytes,
+        dropped=trial.dropped,
     )
 
 
@@ -174,15 +181,16 @@ def _median(values: list[Any]) -> float | None:
 
 
 def _false(trial: Trial, labels: list[Label]) -> int:
-    """Alerts on behaviour that name nobody behind an attack while it went on or soon after."""
+    """Alerts on behaviour that show no record of any attack, nor name who is behind one without records while it went on."""
     attacks = [label for label in labels if not label.benign]
-    return sum(
-        not case.notice
-        and not any(
-            _names(case, label) and case.opened <= label.last_us + GRACE and case.last >= label.first_us - NEAR for label in attacks
-        )
-        for case in trial.cases
-    )
+    return sum(not case.notice and not any(_about(case, label) for label in attacks) for case in trial.cases)
+
+
+def _about(case: Case, label: Label) -> bool:
+    if label.records:
+        return bool(_held(case, label))
+    named = not case.named.keys().isdisjoint(label.principals)
+    return named and case.opened <= label.last_us + GRACE and case.last >= label.first_us - NEAR
 
 
 def merit(each: Score) -> tuple[int, int, int]:

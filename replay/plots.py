@@ -77,8 +77,8 @@ def safe(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def timeline(alerts: list[Alert], labels: list[Label]) -> Figure:
-    """Alerts on behaviour over time, one row an identity, the labelled attacks behind them."""
+def timeline(alerts: list[Alert], labels: list[Label], opened: int) -> Figure:
+    """Alerts on behaviour over time, one row an identity, the labelled attacks behind them. ``opened``: how many there were in all."""
     real = sorted((alert for alert in alerts if not alert.notice), key=lambda alert: alert.opened)
     order: dict[str, float] = {}
     for alert in real:
@@ -123,7 +123,8 @@ def timeline(alerts: list[Alert], labels: list[Label]) -> Figure:
         id="timeline",
         title="Alerts over time",
         note="A mark is where an alert opened, the line how long evidence went on; shape and colour are its severity."
-        + (" Grey, in the top row: how long each labelled attack went on." if attacks else ""),
+        + (" Grey, in the top row: how long each labelled attack went on." if attacks else "")
+        + (f" {len(real):,} of {opened:,} shown: those whose evidence rose highest." if len(real) < opened else ""),
         plot=plot,
         heads=["opened (UTC)", "severity", "line", "about", "score, nats", "id"],
         rows=[[when(a.opened), severity(a)[1], a.line, shown(title(a), 120), f"{a.score:.1f}", a.uid[:8]] for a in real[:TABLE]],
@@ -150,7 +151,7 @@ def volume(found: Survey) -> Figure:
     hours = sorted({hour for held in found.hours.values() for hour in held})
     span = list(range(hours[0], hours[-1] + 1)) if hours else []
     figure = go.Figure()
-    for i, (source, held) in enumerate(sorted(found.hours.items(), key=lambda each: -sum(each[1].values()))):
+    for i, (source, held) in enumerate(sorted(found.hours.items(), key=lambda each: (-sum(each[1].values()), each[0]))):
         figure.add_scatter(
             x=[at(hour * HOUR) for hour in span],
             y=[held.get(hour, 0) or None for hour in span],

@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from connectors.names import Names
 from connectors.ocsf import shown
 from connectors.sources.table import MappingError, read_mapping
 from connectors.trace import TraceError
@@ -24,12 +25,14 @@ from replay.compare import Score, score, verdicts
 from replay.exits import INTERRUPTED, MISTAKE, UNREADABLE, fail
 from replay.explain import explain
 from replay.feedback import Judged, judged, read_feedback
+from replay.labelled import labels_of
+from replay.outputs import check_outputs, put
 from replay.simulate.labels import Label
 from replay.survey import Behaviour, Survey, follow, survey
-from replay.traces import digest_of, is_folder, read_manifest, replace
-from replay.trials import Subject
-from replay.tune import labels_of, span, trials_of
-from replay.variants import Variant, differences, read_variant, sweep
+from replay.traces import digest_of, is_folder, read_manifest
+from replay.trials import MOST_CASES, Subject, run_all, workers
+from replay.tune import span
+from replay.variants import Variant, differences, flat, read_variant, sweep, unlike
 
 #: Alerts that are explained, identities whose behaviour is drawn.
 EXPLAINED, DRAWN = 5, 3
@@ -57,10 +60,15 @@ def gather(
     jobs: int | None,
     tell: Callable[[str, float], None] = lambda *_: None,
 ) -> Gathered:
-    """Run everything. ``tell`` hears what is done and its share. Raises TraceError, ConfigError."""
+    """Run everything, the inputs verified first. ``tell`` hears what is done and its share. Raises TraceError, ConfigError."""
     config = parse(variant.text)
-    labels = labels_of([Path(each) for each in subject.paths])
+    mine = config.budget.alerts_per_day
+    others = sorted({each for each in budgets if each != mine})
+    # All that can be wrong is found before the trace is read.
+    variants = sweep(variant, "budget.alerts_per_day=" + ",".join(map(repr, others))) if others else []
+    unlike([variant, *variants])
     opinions = [] if feedback is None else read_feedback(feedback)
+    labels = labels_of(subject, subject.open(Names(), verified=False))
     found = survey(subject, config, lambda share: tell("detecting", share))
     if found.trial.events == 0:
         raise TraceError("nothing to score: no record of any input became an event")
@@ -69,19 +77,16 @@ def gather(
         if not alert.notice and len(wanted) < DRAWN:
             wanted.setdefault(alert.blamed, alert.role)
     behaviours = follow(subject, config, wanted, lambda share: tell("following", share)) if wanted else []
-    mine = config.budget.alerts_per_day
-    others = [each for each in budgets if each != mine]
-    variants = [] if not others else sweep(variant, "budget.alerts_per_day=" + ",".join(f"{each:g}" for each in others))
-    tell("trying budgets", 0.0)
-    trials = trials_of(subject, variants, jobs, quiet=True) if variants else []
+    many = workers(jobs, len(variants))
+    trials = run_all(subject, variants, many, lambda shares: tell("trying budgets", sum(shares) / len(shares))) if variants else []
     heard = judged(opinions, [found.trial, *trials])
     own = score(found.trial, variant, labels, heard)
     scores = [own, *(score(trial, each, labels, heard) for trial, each in zip(trials, variants, strict=True))]
     return Gathered(survey=found, behaviours=behaviours, scores=scores, budgets=[mine, *others], mine=own, labels=labels, heard=heard)
 
 
-def page_of(found: Gathered, config: Config, paths: list[Path]) -> str:
-    """The HTML of what was gathered."""
+def page_of(found: Gathered, config: Config, paths: list[Path], beside: dict[str, Path | None]) -> str:
+    """The HTML of what was gathered. ``beside``: option -> a file that was read as well. Raises OSError, TraceError."""
     # Plotting is heavy to load, and no other command needs it.
     from replay import plots, portraits
     from replay.page import render
@@ -95,13 +100,13 @@ def page_of(found: Gathered, config: Config, paths: list[Path]) -> str:
         portraits.behaviour(i, held, by_name[held.identity], [case.opened for case in cases if case.blamed == held.identity])
         for i, held in enumerate(found.behaviours)
     ]
-    timeline, volume = plots.timeline(found.survey.alerts, found.labels), plots.volume(found.survey)
+    timeline, volume = plots.timeline(found.survey.alerts, found.labels, found.survey.opened), plots.volume(found.survey)
     curve = plots.curve(found.scores, found.budgets, config.budget.alerts_per_day) if len(found.scores) > 1 else None
     trial = found.survey.trial
     values: dict[str, Any] = {
         "name": ", ".join(shown(path.name or str(path), 80) for path in paths),
         "span": f"{plots.when(trial.first)} to {plots.when(trial.last)} UTC",
-        "tiles": _tiles(found),
+        "figures": _figures(found),
         "timeline": timeline,
         "scenarios": _scenarios(found),
         "alerts": top,
@@ -110,38 +115,50 @@ def page_of(found: Gathered, config: Config, paths: list[Path]) -> str:
         "volume": volume,
         "blind": [shown(each, 400) for each in found.survey.blind],
         "changes": [[key, *(shown(str(each), 200) for each in reversed(both))] for key, both in differences(parse(""), config).items()],
+        "whole": [[key, shown(_told(value), 400)] for key, value in flat(config).items()],
         "logs": _logs(found.survey, paths),
+        "beside": [[option, shown(path.name, 120), digest_of(path)] for option, path in beside.items() if path is not None],
         "versions": _versions(config),
     }
     return render(values, [timeline, volume, *([curve] if curve else []), *behaviours, *pieces])
 
 
-def _tiles(found: Gathered) -> list[tuple[str, str, str]]:
-    """What counts, in figures: name, value, a hint."""
-    mine, trial = found.mine, found.survey.trial
-    tiles = [
-        ("events", f"{trial.events:,}", f"over {trial.days:.1f} days"),
-        ("identities", f"{found.survey.identities:,}", "with a profile"),
-        ("alerts", f"{trial.alerts:,}", f"{trial.alerts_per_day:.2f} a day"),
+def _figures(found: Gathered) -> list[list[str]]:
+    """What counts, in figures: what, value, unit, remark."""
+    mine, trial, survey = found.mine, found.survey.trial, found.survey
+    rejected = sum(survey.rejected.values())
+    figures = [
+        ["events", f"{trial.events:,}", "events", f"over {trial.days:.1f} days"],
+        ["identities", f"{survey.identities:,}", "identities", "with a profile"],
+        ["alerts on behaviour", f"{survey.opened:,}", "alerts", f"{survey.opened / max(trial.days, 1.0):.2f} a day"],
+        ["notices", f"{survey.notices:,}", "notices", "of the detector on itself; their texts are among the blind spots"],
     ]
-    if mine.scenarios:
-        delay = "" if mine.median_delay_seconds is None else span(mine.median_delay_seconds)
-        tiles += [
-            ("scenarios caught", f"{mine.caught} of {mine.scenarios}", "labelled attacks"),
-            ("median delay", delay or "none", "from its first record, slow ones aside"),
-            ("false alerts", str(mine.false_alerts), f"{mine.benign_alerts} harmless hard cases alerted"),
+    if trial.dropped:
+        figures.append(["alerts only counted", f"{trial.dropped:,}", "alerts", f"those beyond {MOST_CASES:,}: in no other figure"])
+    if mine.scenarios or mine.false_alerts is not None:
+        delay = "none caught" if mine.median_delay_seconds is None else f"{mine.median_delay_seconds / 60:,.1f}"
+        figures += [
+            ["scenarios caught", f"{mine.caught} of {mine.scenarios}", "scenarios", "labelled attacks"],
+            ["median delay", delay, "minutes", "from its first record, slow ones aside"],
+            ["false alerts", f"{mine.false_alerts:,}", "alerts", f"{mine.benign_alerts} harmless hard cases alerted"],
         ]
     if found.heard:
-        tiles += [
-            ("confirmed alerts kept", f"{mine.true_kept} of {mine.true_known}", "by analysts' feedback"),
-            ("rejected alerts still there", f"{mine.false_kept} of {mine.false_known}", "by analysts' feedback"),
+        figures += [
+            ["confirmed alerts kept", f"{mine.true_kept} of {mine.true_known}", "alerts", "by analysts' feedback"],
+            ["rejected alerts still there", f"{mine.false_kept} of {mine.false_known}", "alerts", "by analysts' feedback"],
         ]
-    rejected = sum(found.survey.rejected.values())
     return [
-        *tiles,
-        ("rejected records", f"{rejected:,}", f"{found.survey.late:,} events came late"),
-        ("speed", f"{mine.events_per_second:,.0f}/s", f"{mine.seconds:.1f} s, {mine.peak_bytes / 1e6:,.0f} MB at most"),
+        *figures,
+        ["rejected records", f"{rejected:,}", "records", "could not be read"],
+        ["late events", f"{survey.late:,}", "events", "scored, not learned"],
+        ["speed", f"{mine.events_per_second:,.0f}", "events a second", f"{mine.seconds:.1f} s"],
+        ["peak memory", f"{mine.peak_bytes / 1e6:,.0f}", "MB", "of the process that made this page, up to the end of detection"],
     ]
+
+
+def _told(value: Any) -> str:
+    """A value of the configuration, as JSON: quotes tell a text from a number."""
+    return msgspec.json.encode(value).decode()
 
 
 def _scenarios(found: Gathered) -> list[list[str]]:
@@ -156,7 +173,7 @@ def _scenarios(found: Gathered) -> list[list[str]]:
 
 
 def _logs(found: Survey, paths: list[Path]) -> list[list[str]]:
-    """What was read, with digests: of a trace folder as its manifest says (they were compared), of files as they are."""
+    """What was read, with digests: of a trace folder's logs as its manifest says (they were compared), of files as they are."""
     rows = []
     for path in paths:
         if is_folder(path):
@@ -164,6 +181,8 @@ def _logs(found: Survey, paths: list[Path]) -> list[list[str]]:
             rows += [
                 [shown(each.path, 120), each.source or "resolved events", f"{each.records:,}", each.sha256] for each in manifest.logs
             ]
+            if manifest.labels is not None:
+                rows.append([shown(manifest.labels, 120), "labels", "", digest_of(path / manifest.labels)])
         else:
             source = next((source for name, source in found.logs if name == str(path)), "")
             rows.append([shown(path.name, 120), source, "", digest_of(path)])
@@ -191,6 +210,7 @@ def report(
 ) -> None:
     """Write an HTML report: alerts over time, why they opened, what a budget buys, blind spots. It works offline."""
     try:
+        check_outputs({"--out": out}, paths, (config, feedback, mapping))
         variant = read_variant("this configuration", config)
         subject = Subject(
             paths=[str(path) for path in paths],
@@ -201,7 +221,9 @@ def report(
         )
         given = parse(variant.text)
         found = _watched(subject, variant, _numbers(budgets), feedback, jobs)
-        replace(out, page_of(found, given, paths).encode())
+        beside = {"--config": config, "--feedback": feedback, "--mapping": mapping}
+        page = page_of(found, given, paths, beside).encode()
+        put(out, page)
     except (ConfigError, MappingError) as error:
         fail(str(error), MISTAKE)
     except TraceError as error:
@@ -210,7 +232,7 @@ def report(
         fail(f"{error.filename or out}: {error.strerror or error}", UNREADABLE)
     except KeyboardInterrupt:
         fail("interrupted; no report was written", INTERRUPTED)
-    screen.page([f"{out}: {found.mine.alerts} alerts of {found.survey.trial.events:,} events, {out.stat().st_size / 1e6:.1f} MB"])
+    screen.page([f"{out}: {found.mine.alerts} alerts of {found.survey.trial.events:,} events, {len(page) / 1e6:.1f} MB"])
 
 
 def _watched(subject: Subject, variant: Variant, budgets: list[float], feedback: Path | None, jobs: int | None) -> Gathered:

@@ -25,15 +25,18 @@ from replay.shards import moment
 from replay.spread import Spread
 from replay.trials import Cases, Subject, Trial, peak_bytes
 
-#: Alerts that are kept whole: the newest revision of those that rose highest.
+#: Alerts that are kept whole: the newest revision of those that rose highest. Notices are kept apart, so many at most.
 KEPT = 200
 
 
 class Survey(msgspec.Struct, kw_only=True):
-    """What a pass saw. ``hours``: source -> clock hour (hours since 1970) -> events. ``blind``: sentences on what could not be seen."""
+    """What a pass saw. ``alerts``: on behaviour, the strongest of ``opened``. ``hours``: source -> clock hour (hours since 1970) ->
+    events. ``blind``: sentences on what could not be seen."""
 
     trial: Trial
     alerts: list[Alert]
+    opened: int
+    notices: int
     identities: int
     late: int
     evicted: int
@@ -72,6 +75,8 @@ class _Counted:
         """See ``Cores.fold``."""
         for number, source in enumerate(block.sources):
             hour, many = np.unique(block.time[block.source == number] // HOUR, return_counts=True)
+            if len(hour) == 0:
+                continue
             held = self.hours.setdefault(source, {})
             for each, count in zip(hour.tolist(), many.tolist(), strict=True):
                 held[each] = held.get(each, 0) + count
@@ -87,15 +92,26 @@ class _Counted:
 
 
 def survey(subject: Subject, config: Config, share: Callable[[float], None]) -> Survey:
-    """The detector over the trace. Raises TraceError."""
+    """The detector over the trace, which the caller has verified. Raises TraceError."""
     names, cases = Names(), Cases()
-    inputs = subject.open(names, verified=False)
+    inputs = subject.open(names, verified=True)
     cores = Cores(config) if subject.partitions == 1 else Spread(config, subject.partitions)
     counted = _Counted(cores)
     alerts: dict[str, Alert] = {}
+    said: dict[str, None] = {}
+    unsaid = 0
+    opened = {False: 0, True: 0}
 
     def hear(alert: Alert) -> None:
+        nonlocal unsaid
         cases.add(alert)
+        opened[bool(alert.notice)] += alert.activity == "open"
+        if alert.notice:
+            if len(said) < KEPT:
+                said[alert.notice] = None
+            else:
+                unsaid += alert.activity == "open" and alert.notice not in said
+            return
         alerts[alert.uid] = alert
         if len(alerts) > 2 * KEPT:
             for uid in [each.uid for each in strongest(list(alerts.values()))[KEPT:]]:
@@ -115,10 +131,13 @@ def survey(subject: Subject, config: Config, share: Callable[[float], None]) -> 
         cases=list(cases.held.values()),
         seconds=tally.seconds,
         peak_bytes=peak_bytes(),
+        dropped=cases.dropped,
     )
     found = Survey(
         trial=trial,
         alerts=strongest(list(alerts.values()))[:KEPT],
+        opened=opened[False],
+        notices=opened[True],
         identities=cores.identities,
         late=cores.late,
         evicted=cores.evicted,
@@ -129,13 +148,13 @@ def survey(subject: Subject, config: Config, share: Callable[[float], None]) -> 
         blind=[],
         armed=counted.armed,
     )
-    found.blind = list(_blind(found, config))
+    found.blind = [*said, *([f"{unsaid:,} more notices of the detector are not listed here"] if unsaid else []), *_blind(found, config)]
     return found
 
 
 def strongest(alerts: list[Alert]) -> list[Alert]:
-    """Alerts on behaviour before notices, by how far their evidence rose, then by time."""
-    return sorted(alerts, key=lambda alert: (bool(alert.notice), -alert.evidence_peak, alert.opened, alert.uid))
+    """Alerts by how far their evidence rose, then by time."""
+    return sorted(alerts, key=lambda alert: (-alert.evidence_peak, alert.opened, alert.uid))
 
 
 def _run(pipeline: Pipeline, inputs: Inputs, subject: Subject, share: Callable[[float], None]) -> Tally:
@@ -148,10 +167,7 @@ def _run(pipeline: Pipeline, inputs: Inputs, subject: Subject, share: Callable[[
 
 
 def _blind(found: Survey, config: Config) -> Iterator[str]:
-    """What the detector could not see in this trace, and why."""
-    for alert in found.alerts:
-        if alert.notice:
-            yield alert.notice
+    """What the detector could not see in this trace, and why, beside what it said itself."""
     if found.armed is None:
         yield "the trace was too short for an alert threshold: nothing on the main line could alert at any time"
     else:

@@ -1,6 +1,7 @@
 """Trials: the detector over a trace with one configuration each, several at once in processes of their own.
 
-A trial keeps what its alerts come to, not the alerts: memory is that of one detector and some hundred bytes an alert.
+A trial keeps what its alerts come to, not the alerts: memory is that of one detector and some hundred bytes an alert. Every trial has a
+process to itself, so that the memory it says it took is its own.
 """
 
 from __future__ import annotations
@@ -8,10 +9,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import resource
+import signal
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +43,15 @@ LOOK_SECONDS = 0.2
 
 
 class Case(msgspec.Struct, kw_only=True):
-    """What one alert came to. Times in microseconds UTC. ``told``: when it opened and when it said something new. ``records``: (log,
-    record number) of the evidence it opened with."""
+    """What one alert came to. Times in microseconds UTC. ``told``: when it opened and when it said something new. ``named``: identity
+    -> when it first named it. ``records``: (log, record number, when it first showed it) of its evidence."""
 
     uid: str
     line: str
     notice: bool
     blamed: str
     role: str
-    named: list[str]
+    named: dict[str, int]
     opened: int
     first: int
     last: int
@@ -59,11 +61,12 @@ class Case(msgspec.Struct, kw_only=True):
     threshold: float
     signals: list[str]
     headline: str
-    records: list[tuple[str, int]]
+    records: list[tuple[str, int, int]]
 
 
 class Trial(msgspec.Struct, kw_only=True):
-    """What a pass with one configuration gave. ``peak_bytes``: the most memory its process held."""
+    """What a pass with one configuration gave. ``dropped``: alerts beyond ``MOST_CASES``, which are counted and not kept.
+    ``peak_bytes``: the most memory its process held."""
 
     name: str
     events: int
@@ -75,6 +78,7 @@ class Trial(msgspec.Struct, kw_only=True):
     cases: list[Case]
     seconds: float
     peak_bytes: int
+    dropped: int = 0
 
 
 class Subject(msgspec.Struct, kw_only=True):
@@ -92,16 +96,19 @@ class Subject(msgspec.Struct, kw_only=True):
 
 
 class Cases:
-    """Collects the revisions of alerts as cases, in order of opening."""
+    """Collects the revisions of alerts as cases, in order of opening; ``dropped`` counts the alerts that found no room."""
 
     def __init__(self) -> None:
         self.held: dict[str, Case] = {}
+        self.dropped = 0
+        self._shown: dict[str, set[tuple[str, int]]] = {}
 
     def add(self, alert: Alert) -> None:
         """Take a revision in."""
         case = self.held.get(alert.uid)
         if case is None:
             if len(self.held) >= MOST_CASES:
+                self.dropped += alert.activity == "open"
                 return
             case = self.held[alert.uid] = Case(
                 uid=alert.uid,
@@ -109,7 +116,7 @@ class Cases:
                 notice=bool(alert.notice),
                 blamed=alert.blamed,
                 role=alert.role,
-                named=[],
+                named={},
                 opened=alert.opened,
                 first=alert.first,
                 last=alert.last,
@@ -119,14 +126,21 @@ class Cases:
                 threshold=alert.threshold,
                 signals=[],
                 headline=headline(alert),
-                records=[(piece.partition, piece.offset) for piece in alert.evidence],
+                records=[],
             )
-        if alert.activity != "close":
-            case.told.append(alert.time)
-        case.named = sorted({alert.blamed, *alert.principals, *alert.targets})
         case.last = alert.last
         case.severity = alert.severity
         case.signals = list(alert.signals)
+        if alert.activity == "close":
+            self._shown.pop(alert.uid, None)
+            return
+        case.told.append(alert.time)
+        for identity in (alert.blamed, *alert.principals, *alert.targets):
+            case.named.setdefault(identity, alert.time)
+        shown = self._shown.setdefault(alert.uid, set())
+        fresh = [(piece.partition, piece.offset) for piece in alert.evidence if (piece.partition, piece.offset) not in shown]
+        shown.update(fresh)
+        case.records += [(log, record, alert.time) for log, record in dict.fromkeys(fresh)]
 
 
 def run(subject: Subject, variant: Variant, share: Callable[[float], None] = lambda _: None, *, verified: bool = True) -> Trial:
@@ -153,11 +167,18 @@ def run(subject: Subject, variant: Variant, share: Callable[[float], None] = lam
         cases=list(cases.held.values()),
         seconds=tally.seconds,
         peak_bytes=peak_bytes(),
+        dropped=cases.dropped,
     )
 
 
 def peak_bytes() -> int:
-    """The most memory that this process ever held."""
+    """The most memory that this process ever held since its program began."""
+    try:
+        # What getrusage says is inherited from the process that started this one.
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        pass
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
@@ -172,56 +193,69 @@ def workers(wanted: int | None, trials: int) -> int:
 def run_all(
     subject: Subject, variants: Sequence[Variant], jobs: int, progress: Callable[[list[float]], None] = lambda _: None
 ) -> list[Trial]:
-    """All trials, in the order of ``variants``. ``progress`` hears the share done of each. Raises TraceError."""
-    subject.open(Names(), verified=False)
-    shares = [0.0] * len(variants)
-    if jobs == 1:
-        found = []
-        for i, variant in enumerate(variants):
-
-            def share(done: float, i: int = i) -> None:
-                shares[i] = done
-                progress(shares)
-
-            found.append(run(subject, variant, share))
-        return found
-    # A fresh interpreter for each worker: a fork would copy locks and threads of the libraries in whatever state they are.
+    """All trials, in the order of ``variants``, ``jobs`` at a time, each in a process of its own. ``progress`` hears the share done of
+    each. The caller has verified the inputs. Raises TraceError."""
+    subject.open(Names(), verified=True)
+    # A fresh interpreter for each: a fork would copy locks and threads of the libraries in whatever state they are.
     context = multiprocessing.get_context("spawn")
-    board = context.Array("d", len(variants))
-    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_seated, initargs=(board,))
+    board: Any = context.RawArray("d", max(len(variants), 1))
+    found: dict[int, Trial] = {}
+    running: dict[Connection, tuple[int, BaseProcess]] = {}
     try:
-        futures = [pool.submit(_worked, subject, variant, i) for i, variant in enumerate(variants)]
-        return _awaited(futures, board, progress)
-    except BrokenProcessPool:
-        raise TraceError("a trial's process ended, most likely for want of memory: try --jobs 1") from None
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in multiprocessing.active_children():
-            process.terminate()
-
-
-def _awaited(futures: list[Future[Trial]], board: Any, progress: Callable[[list[float]], None]) -> list[Trial]:
-    pending = set(futures)
-    while pending:
-        done, pending = wait(pending, LOOK_SECONDS)
+        for i, variant in enumerate(variants):
+            if len(running) >= jobs:
+                _gathered(running, found, board, progress)
+            ours, theirs = context.Pipe(duplex=False)
+            process: BaseProcess = context.Process(target=_worked, args=(subject, variant, board, i, theirs), daemon=True)
+            process.start()
+            # Held here as well, the pipe would not end with the process.
+            theirs.close()
+            running[ours] = (i, process)
+        while running:
+            _gathered(running, found, board, progress)
         progress(list(board))
-        for each in done:
-            each.result()
-    return [each.result() for each in futures]
+    finally:
+        for pipe, (_, process) in running.items():
+            process.terminate()
+            process.join()
+            pipe.close()
+    return [found[i] for i, _ in enumerate(variants)]
 
 
-#: The board on which a worker writes how far it is.
-_board: Any = None
+def _gathered(
+    running: dict[Connection, tuple[int, BaseProcess]], found: dict[int, Trial], board: Any, progress: Callable[[list[float]], None]
+) -> None:
+    """Wait until at least one trial is done and take in all that are. Raises what a trial raised; TraceError where one just ended."""
+    while not (done := wait(list(running), LOOK_SECONDS)):
+        progress(list(board))
+    for pipe in [each for each in running if each in done]:
+        i, process = running[pipe]
+        try:
+            result = pipe.recv()
+        except EOFError:
+            raise TraceError("a trial's process ended, most likely for want of memory: try --jobs 1") from None
+        if isinstance(result, BaseException):
+            raise result
+        found[i] = result
+        del running[pipe]
+        pipe.close()
+        process.join()
 
 
-def _seated(board: Any) -> None:
-    # A worker process is given it once, when it begins.
-    global _board
-    _board = board
+def _worked(subject: Subject, variant: Variant, board: Any, place: int, pipe: Connection) -> None:
+    """One trial in a process of its own; the pipe is given the trial, or what was raised."""
+    # Who interrupts us interrupts the process that started us as well, and that one ends us.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = os.getppid()
 
-
-def _worked(subject: Subject, variant: Variant, place: int) -> Trial:
     def share(done: float) -> None:
-        _board[place] = done
+        if os.getppid() != parent:
+            os._exit(1)  # nobody is left to hear of it
+        board[place] = done
 
-    return run(subject, variant, share)
+    result: Trial | Exception
+    try:
+        result = run(subject, variant, share)
+    except Exception as error:
+        result = error  # it is raised where it is received
+    pipe.send(result)

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from connectors.names import Names
 from connectors.ocsf import shown
 from connectors.sources.table import MappingError, read_mapping
 from connectors.trace import TraceError
@@ -21,11 +22,12 @@ from detector.config import ConfigError
 from replay.compare import Pair, Score, Verdict, cheapest, pairs, score, suggestion, verdicts
 from replay.exits import INTERRUPTED, MISTAKE, UNREADABLE, fail
 from replay.feedback import Judged, answer, judged, read_feedback
+from replay.labelled import labels_of
+from replay.outputs import check_outputs, put
 from replay.shards import moment
-from replay.simulate.labels import Label, read_labels
-from replay.traces import is_folder, read_manifest, replace
-from replay.trials import Subject, Trial, run_all, workers
-from replay.variants import Variant, differences, parse_named, read_variant, sweep
+from replay.simulate.labels import Label
+from replay.trials import MOST_CASES, Subject, Trial, run_all, workers
+from replay.variants import Variant, against, differences, parse_named, read_variant, sweep, unlike
 
 #: The budgets of the curve that is drawn when nothing else is asked.
 BUDGETS = "budget.alerts_per_day=1,2,5,10,20"
@@ -47,18 +49,8 @@ class Result(msgspec.Struct, kw_only=True):
     version: int = 1
 
 
-def labels_of(paths: list[Path]) -> list[Label]:
-    """The ground truth of all trace folders among the paths. Raises TraceError."""
-    found: list[Label] = []
-    for path in paths:
-        if is_folder(path):
-            labels = read_manifest(path).labels
-            found += [] if labels is None else read_labels(path / labels)
-    return found
-
-
 def trials_of(subject: Subject, variants: list[Variant], jobs: int | None, *, quiet: bool = False) -> list[Trial]:
-    """Run all variants with a progress bar. Raises TraceError."""
+    """Run all variants, with a progress bar on a terminal. Raises TraceError."""
     many = workers(jobs, len(variants))
     console = Console(stderr=True, highlight=False, markup=False)
     if quiet or not console.is_terminal:
@@ -105,10 +97,11 @@ def tune(
 ) -> None:
     """Compare configurations on a recorded trace: alerts gained, lost and moved, scenarios caught, the budget's curve."""
     try:
+        check_outputs({"--out": out, "--write": write}, paths, (a, b, feedback, mapping))
         base = read_variant("A", a)
-        others = [] if b is None else [read_variant("B", b)]
+        others = [] if b is None else [against(base, read_variant("B", b))]
         asked = sweeps or ([] if b is not None else [BUDGETS])
-        variants = [base, *others, *(each for given in asked for each in sweep(base, given))]
+        variants = unlike([base, *others, *(each for given in asked for each in sweep(base, given))])
         subject = Subject(
             paths=[str(path) for path in paths],
             source=source,
@@ -116,7 +109,7 @@ def tune(
             limit=limit,
             partitions=partitions,
         )
-        labels = labels_of(paths)
+        labels = labels_of(subject, subject.open(Names(), verified=False))
         opinions = [] if feedback is None else read_feedback(feedback)
         trials = trials_of(subject, variants, jobs, quiet=json_)
         if trials[0].events == 0:
@@ -140,11 +133,11 @@ def tune(
 
 def _write(result: Result, variants: list[Variant], write: Path | None, out: Path | None) -> None:
     if out is not None:
-        replace(out, msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
+        put(out, msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
     if write is not None and result.suggestion is not None:
         name = result.suggestion.name
         text = next(variant.text for variant in variants if variant.name == name)
-        replace(write, f"# tocsin tune: {name} catches more at the same budget.\n{text}".encode())
+        put(write, f"# tocsin tune: {name} does better within the budget.\n{text}".encode())
 
 
 def _show(result: Result, heard: list[Judged], base: Trial, labels: list[Label], write: Path | None) -> None:
@@ -164,6 +157,11 @@ def _show(result: Result, heard: list[Judged], base: Trial, labels: list[Label],
             console.print(_alerts(kind, found, heard))
     if result.pairs:
         console.print(f"{sum(pair.kind == 'same' for pair in result.pairs)} alerts are the same with both")
+    for each in result.scores:
+        if each.dropped:
+            console.print(
+                Text(f"{shown(each.name, 300)}: {each.dropped:,} alerts beyond the first {MOST_CASES:,} are counted and not compared.")
+            )
     for line in _advice(result, write, labels=bool(labels), heard=bool(heard)):
         console.print(Text(line))
 
@@ -179,7 +177,7 @@ def _table(title: str, heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) 
 
 
 def _scores(scores: list[Score], heard: list[Judged]) -> Table:
-    heads = ["configuration", "alerts", "a day", "caught", "median delay", "in events", "false", "events/s", "memory"]
+    heads = ["configuration", "alerts", "a day", "caught", "median delay", "in events", "false", "events/s", "peak memory"]
     if heard:
         heads[7:7] = ["confirmed kept", "rejected still"]
     rows = []
@@ -253,6 +251,8 @@ def _advice(result: Result, write: Path | None, *, labels: bool, heard: bool) ->
         found.append("No suggestion: nothing says which alerts are right. --feedback FILE, or a trace with labels, does.")
     elif len(result.scores) > 1:
         found.append("No suggestion: no variant does better within the budget.")
+    if better is None and write is not None:
+        found.append(f"Nothing was written to {write}.")
     return found
 
 

@@ -12,7 +12,7 @@ import msgspec
 
 from detector.config import Config, ConfigError, parse
 
-#: Values of one sweep, and variants in all: each is a whole pass over the trace.
+#: Values of one sweep, and configurations in all: each is a whole pass over the trace.
 MOST = 64
 _BARE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
 
@@ -49,14 +49,29 @@ def sweep(base: Variant, given: str) -> list[Variant]:
     key, equals, values = (part.strip() for part in given.partition("="))
     if not equals or not key or not values:
         raise ConfigError([f"--sweep: expected key=v1,v2,…; got {given[:100]!r}"])
+    wanted = _values(key, values)
+    if len(wanted) > MOST:
+        raise ConfigError([f"--sweep {key}: expected at most {MOST} values, got {len(wanted)}"])
     found = []
-    for value in _values(key, values):
+    for value in wanted:
         variant = changed(base, {key: value}, f"{key}={_plain(value)}")
         parse_named(variant)
         found.append(variant)
-    if len(found) > MOST:
-        raise ConfigError([f"--sweep {key}: expected at most {MOST} values, got {len(found)}"])
     return found
+
+
+def unlike(variants: list[Variant]) -> list[Variant]:
+    """The variants without those that repeat a sweep's value. Raises ConfigError where there are too many."""
+    found = list({(each.name, each.text): each for each in variants}.values())
+    if len(found) > MOST:
+        raise ConfigError([f"expected at most {MOST} configurations in all, with A and B; got {len(found)}"])
+    return found
+
+
+def against(base: Variant, other: Variant) -> Variant:
+    """The other, with what it changes against the base."""
+    both = differences(parse_named(base), parse_named(other))
+    return msgspec.structs.replace(other, changes={key: new for key, (_, new) in both.items()})
 
 
 def _values(key: str, values: str) -> list[Any]:

@@ -21,8 +21,9 @@ from replay.portraits import band, measure
 from replay.report import Gathered, _numbers, gather, page_of
 from replay.simulate.labels import Label
 from replay.trials import Subject
-from replay.variants import Variant
+from replay.variants import Variant, flat
 from tests.browser import Seen, address, launched
+from tests.labelled_office import write_office
 from tests.test_pipeline import conn, office
 
 HOSTILE = "<img src=x onerror=alert(1)></script><script>alert(2)</script>\"'&amp; {{ 7*7 }} \u202eevil"
@@ -67,7 +68,7 @@ def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(gathered: Gathered, trace: Path) -> str:
-    return page_of(gathered, parse(CONFIG.text), [trace])
+    return page_of(gathered, parse(CONFIG.text), [trace], {})
 
 
 def test_the_page_says_what_was_found(page: str, gathered: Gathered) -> None:
@@ -85,7 +86,7 @@ def test_the_page_explains_its_strongest_alerts_in_the_words_of_the_command(page
 
 
 def test_the_page_is_the_same_for_the_same_findings(page: str, gathered: Gathered, trace: Path) -> None:
-    assert page_of(gathered, parse(CONFIG.text), [trace]) == page
+    assert page_of(gathered, parse(CONFIG.text), [trace], {}) == page
 
 
 def test_the_page_allows_itself_nothing_but_its_own_scripts(page: str) -> None:
@@ -100,7 +101,7 @@ def test_the_page_allows_itself_nothing_but_its_own_scripts(page: str) -> None:
 
 
 def test_hostile_names_stay_text(gathered: Gathered, trace: Path) -> None:
-    page = page_of(hostile(gathered), parse(CONFIG.text), [trace])
+    page = page_of(hostile(gathered), parse(CONFIG.text), [trace], {})
     outside = re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
     assert "<img" not in outside
     assert "\u202e" not in page
@@ -127,7 +128,7 @@ def test_each_alert_is_drawn_by_what_made_it_strange(gathered: Gathered) -> None
 
 
 def test_the_timeline_has_a_table_that_says_the_same(gathered: Gathered) -> None:
-    figure = timeline(gathered.survey.alerts, [])
+    figure = timeline(gathered.survey.alerts, [], gathered.survey.opened)
     marks = sum(len(trace["x"]) for trace in figure.plot["data"] if trace["mode"] == "markers")
     assert marks == len(figure.rows) == len([alert for alert in gathered.survey.alerts if not alert.notice])
 
@@ -184,10 +185,63 @@ def test_the_page_draws_offline_asks_for_nothing_and_fits(browser: Browser, page
     assert shot.stat().st_size > 20_000
 
 
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Gathered, str]:
+    """The page of a trace with labels, with the curve of two budgets."""
+    path = write_office(tmp_path_factory.mktemp("labelled") / "w")
+    found = gather(Subject(paths=[str(path)]), CONFIG, [0.5], None, 1)
+    return found, page_of(found, parse(CONFIG.text), [path], {"--config": path / "manifest.json", "--feedback": None})
+
+
+def test_the_page_of_a_labelled_trace_says_what_was_caught(labelled: tuple[Gathered, str]) -> None:
+    found, page = labelled
+    assert found.mine.caught == 1
+    assert "Labelled scenarios" in page
+    assert "1 of 1" in page
+    assert re.search(r"labels\.jsonl</td><td>labels</td><td></td><td>[0-9a-f]{64}", page)
+    assert re.search(r"<td>--config</td><td>manifest\.json</td><td>[0-9a-f]{64}", page)
+
+
+def test_the_page_has_the_whole_configuration_beside_what_differs(page: str) -> None:
+    assert re.search(r"<td>budget\.alerts_per_day</td><td>20\.0</td><td>[0-9.]+</td>", page)
+    whole = page.partition('id="whole"')[2].partition("</details>")[0]
+    assert whole.count("<tr>") == len(flat(parse(CONFIG.text))) + 1
+    assert "<td>budget.alerts_per_day</td><td>20.0</td>" in whole
+
+
+def test_the_figures_are_a_table_with_units(page: str) -> None:
+    figures = page.partition('<table class="figures">')[2].partition("</table>")[0]
+    assert "<caption>" in figures
+    assert re.search(r'<th scope="row">peak memory</th><td class="value">[\d,]+</td><td>MB</td>', figures)
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_attacks_and_the_curve_of_a_labelled_trace_are_drawn(
+    browser: Browser, labelled: tuple[Gathered, str], tmp_path: Path, width: int
+) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(labelled[1], encoding="utf-8")
+    tab, seen = opened(browser, path, width, "light")
+    assert (seen.requests, seen.complaints) == ([address(path)], [])
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    assert ("labelled attacks" if width > 600 else "labelled") in "".join(tab.locator("#timeline .ytick text").all_text_contents())
+    bars = "[...document.querySelectorAll('#timeline .scatterlayer .js-line')].map(p => getComputedStyle(p).strokeWidth)"
+    assert "12px" in tab.evaluate(bars)
+    assert "scenarios caught of 1" in "".join(tab.locator("#curve .infolayer text").all_text_contents())
+    points = "[...document.querySelectorAll('#curve .scatterlayer .point')].filter(p => p.getBBox().width > 0).length"
+    assert tab.evaluate(points) == 3  # two budgets, and the mark of this configuration
+    assert "sweep 1" in tab.inner_text("section[aria-labelledby=scenarios]")
+    assert tab.get_by_role("table", name="Key figures of this configuration on this trace").count() == 1
+    assert not tab.locator("#whole table").is_visible()
+    tab.click("#whole summary")
+    assert tab.locator("#whole table").is_visible()
+
+
 @pytest.mark.browser
 def test_a_page_of_hostile_names_runs_none_of_them(browser: Browser, gathered: Gathered, trace: Path, tmp_path: Path) -> None:
     path = tmp_path / "report.html"
-    path.write_text(page_of(hostile(gathered), parse(CONFIG.text), [trace]), encoding="utf-8")
+    path.write_text(page_of(hostile(gathered), parse(CONFIG.text), [trace], {}), encoding="utf-8")
     tab, seen = opened(browser, path, 1280, "light")
     said: list[str] = []
 

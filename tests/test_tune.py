@@ -34,10 +34,12 @@ def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
 
 
 def case(uid: str, blamed: str, opened: int, last: int | None = None, **more: object) -> Case:
+    more["named"] = dict.fromkeys(more.get("named", [blamed]), opened)  # type: ignore[call-overload]
+    more["records"] = [(*each, opened)[:3] for each in more.get("records", [])]  # type: ignore[attr-defined]
     given: dict[str, object] = {
-        "uid": uid, "line": "main", "notice": False, "blamed": blamed, "role": "actor", "named": [blamed], "opened": opened,
+        "uid": uid, "line": "main", "notice": False, "blamed": blamed, "role": "actor", "opened": opened,
         "first": opened, "last": opened if last is None else last, "told": [opened], "severity": 3, "score": 9.0, "threshold": 8.0,
-        "signals": [], "headline": "", "records": [],
+        "signals": [], "headline": "",
     }  # fmt: skip
     return Case(**(given | more))  # type: ignore[arg-type]
 
