@@ -73,9 +73,12 @@ def _party(decision: PersonDecision, history: History) -> str:
 
 def _pointless(decision: PersonDecision, history: History) -> str:
     """Why there is nothing it could be about."""
+    held = any(hold.entry.action == decision.action for hold in history.holds.values())
+    under_way = decision.action in history.pending and not history.pending[decision.action].accepted
     if decision.word == "release":
-        held = any(hold.entry.action == decision.action for hold in history.holds.values())
-        return "" if held else "no containment of this action is in force"
+        return "" if held or under_way else "no containment of this action is in force"
+    if decision.word == "deny" and under_way:
+        return ""
     waiting = history.waiting.get(decision.action)
     if waiting is None:
         return "this action does not wait for anybody"

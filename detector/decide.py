@@ -9,7 +9,7 @@ import msgspec
 from msgspec.structs import replace
 
 from connectors.alert import Alert
-from connectors.event import DAY, SECOND
+from connectors.event import DAY, MINUTE, SECOND
 from connectors.ocsf import confidence
 from detector.history import Attempt, Entry, Facts, History, Pending, Waiting
 from detector.kernel import INSIDE, Ask, Outside, State, Stop, extends, judge, mode_of
@@ -42,8 +42,9 @@ class Decision(msgspec.Struct, kw_only=True, frozen=True):
 def decide(alert: Alert, policy: Policy, history: History, now: int, outside: Outside = INSIDE) -> list[Decision]:
     """What to do about one revision of an alert: at least one decision, or none where this revision was decided before.
 
-    An action that was once decided to be carried out, or denied by a person, is not decided again for the same alert. Other decisions
-    are taken again with every revision, and given again only where they come out differently. ``now``: microseconds, never back.
+    What a person denied or released is not decided again for the same alert. What is in force lasts longer with later revisions where
+    it might be begun anew; what has come to its end, or to nothing, may be tried anew, as an action of its own. Other decisions are
+    taken again with every revision, and given again only where they come out differently. ``now``: microseconds, never back.
     """
     latest = history.revisions.get(alert.uid)
     if latest is not None and alert.revision <= latest:
@@ -64,7 +65,10 @@ def decide(alert: Alert, policy: Policy, history: History, now: int, outside: Ou
             decision = _nothing(alert, state, wish.reason, wish)
         else:
             decision = _judged(alert.uid, wish, facts, state)
-        if history.decided.get(decision.action) in ("enforced", "denied", decision.result):
+        before = history.decided.get(decision.action)
+        if before == "enforced":
+            decision = _longer(decision, state)
+        if before in ("denied", decision.result) or (before == "enforced" and not decision.due):
             continue
         made.append(decision)
         if decision.carried_out:
@@ -75,6 +79,8 @@ def decide(alert: Alert, policy: Policy, history: History, now: int, outside: Ou
 def resume(pending: Pending, policy: Policy, history: History, now: int, outside: Outside = INSIDE) -> str:
     """Why an action that was decided earlier may not be taken up (again) now; "" where it may."""
     entry, state = pending.entry, State(policy, history, outside, now)
+    if pending.refused:
+        return pending.refused
     measure, verb = policy.measure(entry.rule, entry.verb), policy.verbs.get(entry.verb)
     if measure is None or verb is None:
         return f"the rule {entry.rule!r} no longer asks for {entry.verb}"
@@ -102,16 +108,34 @@ def approved(waiting: Waiting, policy: Policy, history: History, now: int, outsi
     return replace(decision, facts=facts)
 
 
-def action_id(alert: str, verb: str, target: str) -> str:
-    """The id of an action: the same for the same alert, verb and target, on every machine."""
-    return hashlib.blake2b(msgspec.json.encode([alert, verb, target]), digest_size=16).hexdigest()
+def action_id(alert: str, verb: str, target: str, attempt: int = 0) -> str:
+    """The id of an action: the same for the same alert, verb, target and attempt, on every machine."""
+    parts = [alert, verb, target, attempt] if attempt else [alert, verb, target]
+    return hashlib.blake2b(msgspec.json.encode(parts), digest_size=16).hexdigest()
+
+
+def _present(alert: str, wish: Wish, history: History) -> str:
+    """The id of the attempt that is not at its end."""
+    attempt = 0
+    while (action := action_id(alert, wish.verb, wish.target, attempt)) in history.ended and history.decided.get(action) != "denied":
+        attempt += 1
+    return action
+
+
+def _longer(decision: Decision, state: State) -> Decision:
+    """A later revision of an alert whose action is in force: its end is moved out where that is a minute or more."""
+    hold = state.history.holds.get((decision.verb, decision.target))
+    mine = hold is not None and hold.entry.action == decision.action and not (hold.releasing or hold.released)
+    if hold is None or not mine or not decision.carried_out or decision.due < hold.due + MINUTE:
+        return replace(decision, result="already-contained", due=0)
+    return replace(decision, result="already-contained", reason="contained by this very action; its end is moved out")
 
 
 def _judged(alert: str, wish: Wish, facts: Facts, state: State) -> Decision:
     assert wish.measure is not None  # noqa: S101  asked only of wishes that have one
     verb = state.policy.verbs[wish.verb]
-    ask = Ask(action_id(alert, wish.verb, wish.target), verb, wish.target, wish.owners, wish.measure, facts)
-    stop = judge(ask, state)
+    ask = Ask(_present(alert, wish, state.history), verb, wish.target, wish.owners, wish.measure, facts)
+    stop, anew = judge(ask, state), state.history.decided.get(ask.action) != "enforced"
     return Decision(
         action=ask.action,
         verb=wish.verb,
@@ -121,7 +145,7 @@ def _judged(alert: str, wish: Wish, facts: Facts, state: State) -> Decision:
         mode=mode_of(wish.measure, state),
         result=stop.result if stop else "enforced",
         reason=stop.reason if stop else f"rule {wish.rule}",
-        due=_end(ask, state) if stop is None else _moved(ask, state, stop),
+        due=_end(ask, state, anew=anew) if stop is None else _moved(ask, state, stop),
         facts=facts,
     )
 

@@ -14,7 +14,7 @@ from connectors.event import DAY, HOUR
 
 #: Every result a row can state, with its meaning; ``Responder.counts`` counts rows by these words. Stable: scripts read them.
 RESULTS: dict[str, str] = {
-    "none": "decided: nothing to do, because no rule matches or the evidence holds no target for it",
+    "none": "decided: nothing to do, because no rule matches, the evidence holds no target for it, or no adapter does it",
     "unchanged": "decided: a later revision of an alert brought nothing new to decide",
     "observed": "decided: the mode is observe; this would have been done",
     "proposed": "decided: not without a person: the mode is propose, or something asks for a second look",
@@ -133,6 +133,8 @@ class Pending(msgspec.Struct):
     accepted: int = 0
     #: A call was sent and not answered: it may have arrived.
     unsure: bool = False
+    #: Who denied it meanwhile, and why; "" for nobody.
+    refused: str = ""
 
 
 class Waiting(msgspec.Struct):
@@ -165,6 +167,8 @@ class History(msgspec.Struct):
     waiting: dict[str, Waiting] = {}
     #: What went wrong in the last day.
     wrong: list[Attempt] = []
+    #: Actions that came to an end after which the same alert may ask again: their time was up, or nothing came of them.
+    ended: set[str] = set()
     #: Decision records taken so far, by id.
     heard: set[str] = set()
 
@@ -198,7 +202,9 @@ class History(msgspec.Struct):
         self.revisions[entry.alert] = max(entry.revision, self.revisions.get(entry.alert, entry.revision))
         if not entry.action:
             return
-        self.decided[entry.action] = entry.result
+        if self.decided.get(entry.action) != "enforced":
+            # A later row on what is in force moves its end out, and does not make it undecided.
+            self.decided[entry.action] = entry.result
         self.waiting.pop(entry.action, None)
         if entry.result == "enforced":
             attempt = Attempt(entry.time, *key, entry.action)
@@ -223,18 +229,27 @@ class History(msgspec.Struct):
         hold = next((hold for hold in self.holds.values() if hold.entry.action == entry.action), None)
         if entry.result == "approved" and waiting is not None:
             waiting.people[entry.person] = entry.time
-        elif entry.result == "denied":
-            self.waiting.pop(entry.action, None)
+        elif entry.result == "denied" or (entry.result == "" and entry.person):
+            said = "denied" if entry.result else "released"
+            # It is a person's last word on this alert and target, whatever comes of what is under way.
             self.decided[entry.action] = "denied"
-        elif entry.result == "" and hold is not None:
-            hold.released = f"released by {entry.person}: {entry.reason}"
-            # Somebody takes back what we did: a sign of our being wrong.
-            self._went_wrong(entry)
+            self.waiting.pop(entry.action, None)
+            if entry.action in self.pending:
+                self.pending[entry.action].refused = f"{said} by {entry.person}: {entry.reason}"
+            if hold is not None and not entry.result:
+                hold.released = f"{said} by {entry.person}: {entry.reason}"
+                # Somebody takes back what we did: a sign of our being wrong.
+                self._went_wrong(entry)
 
     def _carried(self, entry: Entry) -> None:
         key = (entry.verb, entry.target)
         if entry.step != "intent" and entry.result not in ("carried-out", "already-so", "retrying", "looking"):
             self.pending.pop(entry.action, None)
+            hold = self.holds.get(key)
+            if hold is None or hold.entry.action != entry.action:
+                self.extended.pop(key, None)
+                if entry.result in ("failed", "withdrawn", "not-effective"):
+                    self.ended.add(entry.action)
             return
         pending = self.pending.setdefault(entry.action, Pending(entry, entry.time))
         pending.entry = entry
@@ -244,7 +259,8 @@ class History(msgspec.Struct):
             pending.accepted = entry.time
         if entry.result == "carried-out" and entry.due:
             hold = self.holds.get(key)
-            self.holds[key] = Hold(entry, max(entry.due, hold.due if hold else 0, self.extended.pop(key, 0)))
+            due = max(entry.due, hold.due if hold else 0, self.extended.pop(key, 0))
+            self.holds[key] = Hold(entry, due, released=pending.refused)
 
     def _undoing(self, entry: Entry) -> None:
         key = (entry.verb, entry.target)
@@ -257,3 +273,4 @@ class History(msgspec.Struct):
             hold.releasing, hold.retry = False, entry.due
         elif entry.step == "undo-verify":
             self.holds.pop(key)
+            self.ended.add(hold.entry.action)

@@ -84,6 +84,12 @@ def ladder(ask: Ask, state: State) -> Stop | None:
     return Stop("proposed", "mode is propose") if mode == "propose" else None
 
 
+def set_up(ask: Ask, state: State) -> Stop | None:
+    """Something is set up that can do it."""
+    able = state.policy.able
+    return Stop("none", f"no adapter for {ask.verb.name} is set up") if able is not None and ask.verb.name not in able else None
+
+
 def kill_switch(_: Ask, state: State) -> Stop | None:
     """The kill switch is off."""
     if state.outside.stopped or state.policy.respond.kill_switch:
@@ -205,6 +211,7 @@ Check = Callable[[Ask, State], Stop | None]
 CHECKS: tuple[Check, ...] = (
     protected,
     ladder,
+    set_up,
     kill_switch,
     one_at_a_time,
     hourly,

@@ -55,14 +55,14 @@ class Responder:
                 self._adapters[verb.name] = adapter
         self._verbs = {verb.name: verb for adapter in adapters for verb in adapter.verbs}
         self._known = self._verbs if known is None else known
-        self.policy = Policy(policy, self._known)
+        self.policy = Policy(policy, self._known, self._verbs)
         self.ledger = ledger
         self._outside = outside
         self._steps = Steps(self._adapters, ledger, self._allows, lambda: self.policy.respond.retry, clock, chance)
 
     def adopt(self, policy: Respond) -> None:
         """Go on with another policy: it counts for what waits and what is unfinished too. Raises ValueError where it has problems."""
-        self.policy = Policy(policy, self._known)
+        self.policy = Policy(policy, self._known, self._verbs)
 
     def handle(self, alert: Alert, now: int | None = None, *, replay: bool = False) -> list[Outcome]:
         """Decide one revision of an alert and carry the decisions out; [] for a revision delivered again.
@@ -84,16 +84,15 @@ class Responder:
         """Act on a person's decision that counts (``detector.approvals``): at once, if everybody needed has approved."""
         now, history = self._time(now), self.ledger.history
         outcomes = self._finish(now)
-        waiting = history.waiting.get(decision.action)
-        hold = next((hold for hold in history.holds.values() if hold.entry.action == decision.action), None)
-        about = waiting.entry if waiting else hold.entry if hold else None
+        waiting, about = history.waiting.get(decision.action), history.about(decision.action)
         if about is None:
             return outcomes
         said = {"approve": "approved", "deny": "denied", "release": ""}[decision.word]
         note = {"decision": decision.id}
         word = replace(about, time=now, step="approval", result=said, reason=decision.reason, person=decision.person, snapshot=note)
         self._steps.write([word])
-        if decision.word == "release":
+        if decision.word != "approve":
+            # Also of what is under way: it is given up now, and taken back where it may have arrived.
             return [*outcomes, outcome_of(word), *self.expire(now)]
         return [*outcomes, outcome_of(word), *(self._ask_again(waiting, now) if waiting and decision.word == "approve" else [])]
 

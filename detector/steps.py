@@ -80,15 +80,28 @@ class Steps:
     def take_up(self, pending: Pending, now: int) -> Outcome | None:
         """Go on with what was interrupted, or is to be tried again by now; None where there is nothing to do yet."""
         entry = pending.entry
-        if entry.verb not in self.adapters or entry.again > now:
+        if entry.again > now and not (pending.refused and entry.result == "retrying"):
             return None
         last = replace(entry, time=now)
+        if entry.verb not in self.adapters:
+            return self._orphaned(last, pending)
         if entry.result in ("carried-out", "already-so", "looking"):
             return self._verify(last)
         if entry.snapshot is not None:
             return self._recover(last, pending)
         why = self._allows(pending, self.now(now))
         return outcome_of(self.note(last, step="outcome", result="withdrawn", reason=why)) if why else self.begin(last)
+
+    def _orphaned(self, last: Entry, pending: Pending) -> Outcome:
+        """The end of an action whose adapter is not set up any more."""
+        why = f"no adapter for {last.verb} is set up"
+        if last.result in ("carried-out", "already-so", "looking"):
+            return outcome_of(self.note(last, step="verify", result="unverified", reason=why))
+        if last.snapshot is None or not (pending.unsure or last.step == "intent"):
+            return outcome_of(self.note(last, step="outcome", result="withdrawn", reason=why))
+        # The call may have arrived: taken as done, so that it is taken back when the adapter is there again.
+        last = self.note(last, step="outcome", result="carried-out", reason=f"may have been made; {why}")
+        return outcome_of(self.note(last, step="verify", result="unverified", reason=why))
 
     def begin(self, entry: Entry) -> Outcome:
         """Carry out a decision from its beginning."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from typing import NamedTuple
@@ -28,8 +28,10 @@ class Wish(NamedTuple):
 class Policy:
     """A ``Respond`` table made ready, with the verbs on offer. Raises ValueError where it has ``problems``."""
 
-    def __init__(self, respond: Respond, verbs: Mapping[str, Verb] | None = None) -> None:
+    def __init__(self, respond: Respond, verbs: Mapping[str, Verb] | None = None, able: Collection[str] | None = None) -> None:
+        """``able``: the verbs that something is set up for; None: all."""
         self.respond = respond
+        self.able = able
         self.verbs = dict(offered() if verbs is None else verbs)
         mistakes = problems(respond, self.verbs)
         if mistakes:

@@ -180,6 +180,7 @@ async def _send(decision: PersonDecision, kafka: Kafka) -> None:
 def _meant(action: str, word: Word, history: History) -> str:
     """The one action whose id begins so."""
     known = [hold.entry.action for hold in history.holds.values()] if word == "release" else list(history.waiting)
+    known += [each for each in history.pending if word != "approve" and each not in known]
     found = [each for each in known if action and each.startswith(action)]
     if not found:
         fail(f"no action {action!r} {'is in force' if word == 'release' else 'waits for approval'}", NOTHING)

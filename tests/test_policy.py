@@ -174,7 +174,7 @@ def test_what_was_limited_is_decided_again_with_the_next_revision() -> None:
     remember(history, alert, decide(alert, policy, history, T0), T0)
     later = made_alert(revision=2, targets=alert.targets, time=T0 + HOUR)
     again = decide(later, policy, history, T0 + HOUR)
-    assert [(d.target, d.result) for d in again] == [("pod:a/q", "enforced")]
+    assert [(d.target, d.result) for d in again] == [("pod:a/p", "already-contained"), ("pod:a/q", "enforced")]
 
 
 def test_a_revision_is_decided_once_and_a_later_one_repeats_nothing() -> None:

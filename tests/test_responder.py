@@ -13,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 from connectors import ocsf
-from connectors.containment import Action, Applied, Trouble, Undone, Verified
+from connectors.containment import Action, Applied, Trouble, Undone, Verified, offered
 from connectors.containment.lab import Lab
 from connectors.decision import encode, made
 from connectors.event import HOUR, MINUTE, SECOND
@@ -21,6 +21,7 @@ from connectors.secret import Secret
 from connectors.signing import Key
 from detector import feeds
 from detector.anchor import AnchorAway, Anchorer
+from detector.decide import action_id
 from detector.feeds import Delivery, alerts_in, decisions_in
 from detector.history import Attempt, Entry
 from detector.kernel import Outside
@@ -603,3 +604,112 @@ def test_whoever_has_no_account_here_vouches_for_nothing(tmp_path: Path, monkeyp
         return [each async for each in decisions_in(tmp_path, follow=False)]
 
     assert [each.vouched for each in asyncio.run(all_of())] == [""]
+
+
+# --- An attack that goes on --------------------------------------------------------------------------------------------------------
+
+
+def test_an_attack_that_goes_on_is_contained_for_longer_and_anew_after_the_end(tmp_path: Path) -> None:
+    stage = Stage(table("isolate_pod"), tmp_path)
+    stage.alert()
+    stage.now.time += HOUR
+    assert stage.alert(revision=2) == ["already-contained"]
+    assert stage.tick(TTL - SECOND) == [], "it lasts from the later revision"
+    assert stage.tick(SECOND) == ["undo-verified"]
+    assert stage.alert(revision=3) == ["verified"]
+    assert not stage.world.target.can_connect(POD)
+    actions = [each.action for each in stage.rows() if each.result == "enforced"]
+    assert actions == [action_id("alert-1", "isolate_pod", POD, attempt) for attempt in (0, 1)]
+
+
+def test_a_revision_that_might_not_begin_a_containment_does_not_make_its_own_longer(tmp_path: Path) -> None:
+    stage = Stage(table("isolate_pod"), tmp_path)
+    stage.alert()
+    stage.now.time += HOUR
+    assert stage.alert(revision=2, probation=True) == ["unchanged"]
+    assert stage.tick(TTL - HOUR) == ["undo-verified"]
+
+
+def test_what_has_failed_is_tried_anew_with_a_later_revision(tmp_path: Path) -> None:
+    world = Weather(Applied("failed", "no", Trouble("refused")))
+    stage = Stage(table("isolate_pod"), tmp_path, world)
+    assert stage.alert() == ["failed"]
+    assert stage.alert(revision=2) == ["cooling-down"]
+    stage.now.time += 5 * MINUTE
+    assert stage.alert(revision=3, severity=5) == ["verified"]
+
+
+def test_what_a_person_released_is_not_contained_anew_by_the_same_alert(tmp_path: Path) -> None:
+    stage = Stage(table("isolate_pod"), tmp_path)
+    stage.alert()
+    stage.say("release")
+    stage.now.time += HOUR
+    assert stage.alert(revision=2, severity=5) == ["unchanged"]
+    assert stage.alert(uid="alert-2") == ["verified"], "another alert is another matter"
+
+
+def test_what_failed_leaves_no_later_end_behind(tmp_path: Path) -> None:
+    stage = Stage(table("isolate_pod"), tmp_path, Weather(down(), Applied("failed", "no", Trouble("refused"))))
+    stage.alert()
+    stage.now.time += SECOND
+    stage.ledger.append([replace(stage.rows()[0], action="other", alert="other", result="already-contained", due=T0 + 20 * HOUR)])
+    assert stage.tick(MINUTE) == ["failed"]
+    stage.now.time += HOUR
+    stage.alert(uid="alert-3")
+    assert next(iter(stage.ledger.history.holds.values())).due == stage.now.time + TTL
+
+
+# --- What cannot be done, and what is under way --------------------------------------------------------------------------------------
+
+
+def without_adapters(stage: Stage, respond: Respond) -> Service:
+    """The same, after a restart without any adapter."""
+    return Service(Responder(respond, [], stage.ledger, offered(), clock=stage.now), stage.now, stage.switch)
+
+
+def test_a_verb_that_nobody_can_do_is_not_begun_and_spends_nothing(tmp_path: Path) -> None:
+    stage = Stage(table("isolate_pod"), tmp_path)
+    stage.service = without_adapters(stage, table("isolate_pod"))
+    for i in range(4):
+        assert stage.alert(uid=f"a{i}") == ["none"]
+    assert stage.rows()[0].reason == "no adapter for isolate_pod is set up"
+    assert (stage.ledger.history.attempts, stage.ledger.history.wrong) == ([], [])
+
+
+def test_what_is_under_way_when_its_adapter_is_taken_away_comes_to_an_end(tmp_path: Path) -> None:
+    stage = Stage(table("isolate_pod"), tmp_path, Weather(down()))
+    assert stage.alert() == ["retrying"]
+    stage.service = without_adapters(stage, table("isolate_pod"))
+    assert stage.tick(MINUTE) == ["withdrawn"]
+    assert stage.ledger.history.pending == {}
+
+
+def test_what_may_have_arrived_when_its_adapter_is_taken_away_is_taken_back_when_it_is_there_again(tmp_path: Path) -> None:
+    blind = Verified("unverified", "no connection")
+    stage = Stage(table("isolate_pod"), tmp_path, Weather(Applied("unknown", "half a reply", Trouble("down")), seen=(blind,)))
+    assert stage.alert() == ["retrying"]
+    whole, stage.service = stage.service, without_adapters(stage, table("isolate_pod"))
+    assert stage.tick(MINUTE) == ["unverified"]
+    assert stage.tick(TTL) == ["undo-failed"]
+    stage.service = whole
+    assert stage.tick(UNDO_AGAIN) == ["undo-verified"]
+    assert stage.world.target.can_connect(POD)
+
+
+@pytest.mark.parametrize("word", ["deny", "release"])
+def test_what_is_tried_again_can_be_denied_and_released(tmp_path: Path, word: str) -> None:
+    world = Weather(down(), down())
+    stage = Stage(table("isolate_pod"), tmp_path, world)
+    assert stage.alert() == ["retrying"]
+    action = stage.rows()[0].action
+    assert stage.say(word, action=action) == ["denied" if word == "deny" else "", "withdrawn"]
+    assert stage.rows()[-1].reason == f"{'denied' if word == 'deny' else 'released'} by user:ann: because"
+    assert stage.tick(HOUR) == []
+    assert (world.calls, stage.alert(revision=2)) == (1, ["unchanged"])
+
+
+def test_what_is_tried_again_and_has_arrived_is_taken_back_when_it_is_denied(tmp_path: Path) -> None:
+    stage = Stage(table("isolate_pod"), tmp_path, Weather(Applied("unknown", "half a reply", Trouble("down"))))
+    assert stage.alert() == ["retrying"]
+    assert stage.say("deny", action=stage.rows()[0].action) == ["denied", "verified", "undo-verified"]
+    assert stage.world.target.can_connect(POD)
