@@ -22,17 +22,22 @@ class Heard(NamedTuple):
     reason: str = ""
 
 
-def hear(record: bytes, vouched: str, respond: Respond, history: History, now: int) -> Heard:
-    """Judge one record. ``vouched``: whom the channel itself knows to have made it, "" where it knows nobody. ``now``: microseconds."""
+def hear(record: bytes, vouched: str, respond: Respond, history: History, now: int, wall: int | None = None) -> Heard:
+    """Judge one record. ``vouched``: whom the channel itself knows to have made it, "" where it knows nobody.
+
+    ``now``, ``wall``: the present in microseconds by the responder's time and by the wall clock. People's clocks go by the wall: a
+    decision is in time where it is by either.
+    """
     try:
         decision = decode(record)
     except NotADecision as error:
         return Heard(None, str(error))
+    drift = (now if wall is None else wall) - now
     why = (
         _stranger(decision, vouched, respond)
         or ("taken before" if decision.id in history.heard else "")
-        or _untimely(decision, respond, now)
-        or _pointless(decision, history)
+        or (_untimely(decision.time, respond, now) and _untimely(decision.time - drift, respond, now))
+        or _pointless(decision, history, max(decision.time, decision.time - drift))
         or _party(decision, history)
     )
     return Heard(None if why else decision, why)
@@ -58,10 +63,10 @@ def _key(approver: Approver) -> Key:
     return Key(approver.secret.read()) if approver.secret else Key(approver.public_key)
 
 
-def _untimely(decision: PersonDecision, respond: Respond, now: int) -> str:
-    if decision.time > now + SKEW:
+def _untimely(time: int, respond: Respond, now: int) -> str:
+    if time > now + SKEW:
         return "it is from the future"
-    return "it is too old" if now - decision.time > respond.approval_seconds * SECOND + SKEW else ""
+    return "it is too old" if now - time > respond.approval_seconds * SECOND + SKEW else ""
 
 
 def _party(decision: PersonDecision, history: History) -> str:
@@ -71,8 +76,8 @@ def _party(decision: PersonDecision, history: History) -> str:
     return f"it is about {decision.person}, who has no say in it" if mine else ""
 
 
-def _pointless(decision: PersonDecision, history: History) -> str:
-    """Why there is nothing it could be about."""
+def _pointless(decision: PersonDecision, history: History, time: int) -> str:
+    """Why there is nothing it could be about. ``time``: when it was made."""
     held = any(hold.entry.action == decision.action for hold in history.holds.values())
     under_way = decision.action in history.pending and not history.pending[decision.action].accepted
     if decision.word == "release":
@@ -82,4 +87,4 @@ def _pointless(decision: PersonDecision, history: History) -> str:
     waiting = history.waiting.get(decision.action)
     if waiting is None:
         return "this action does not wait for anybody"
-    return "it was made before this was asked" if decision.time < waiting.entry.time - SKEW else ""
+    return "it was made before this was asked" if time < waiting.entry.time - SKEW else ""

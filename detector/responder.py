@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from connectors.event import SECOND
 from connectors.ocsf import NotAnAlert, alert_of
 from detector.anchor import AnchorAway, Anchorer
-from detector.approvals import hear
+from detector.approvals import SKEW, hear
 from detector.feeds import Delivery, Feed
 from detector.kernel import Outside
 from detector.policy import Respond
@@ -26,6 +26,8 @@ from detector.respond import Outcome, Responder
 
 #: Longest pause between two looks at the kill switch, at what is due and at what is to be anchored, in seconds.
 TICK_SECONDS = 0.5
+#: Longest id of an alert that is taken, in characters; ours have 32.
+LONGEST_UID = 200
 
 
 class Clock:
@@ -46,9 +48,14 @@ class Clock:
 
 
 class Switch:
-    """The kill switch as a file: on while it is there, or cannot be looked for."""
+    """The kill switch as a file: on while it is there, or cannot be looked for, as where its folder is missing."""
 
     def __init__(self, path: str) -> None:
+        self._path: Path | None = None
+        self.look_at(path)
+
+    def look_at(self, path: str) -> None:
+        """Have another file be the switch; "" for none."""
         self._path = Path(path) if path else None
 
     def __call__(self) -> str:
@@ -59,7 +66,10 @@ class Switch:
             with self._path.open("rb") as file:
                 said = file.read(200).decode("utf-8", "replace").strip().splitlines()
         except FileNotFoundError:
-            return ""
+            # A link is there though what it names is not; where the folder is missing, nobody could turn it on.
+            if self._path.is_symlink():
+                return f"{self._path} is there, a link to nothing"
+            return "" if self._path.parent.is_dir() else f"{self._path} cannot be looked for: its folder is missing"
         except OSError as error:
             return f"{self._path} cannot be read: {error.strerror}"
         return said[0] if said else f"{self._path} is there"
@@ -79,9 +89,19 @@ class Service:
     """
 
     def __init__(
-        self, responder: Responder, clock: Callable[[], int], switch: Switch, *, replay: bool = False, anchorer: Anchorer | None = None
+        self,
+        responder: Responder,
+        clock: Callable[[], int],
+        switch: Switch,
+        *,
+        replay: bool = False,
+        anchorer: Anchorer | None = None,
+        wall: Callable[[], int] | None = None,
     ) -> None:
+        """``wall``: the wall clock in microseconds, which people's decisions go by; without it they go by ``clock``."""
         self.responder, self.clock, self.switch = responder, clock, switch
+        self.wall = wall or clock
+        self._told = 0
         self.refused: Counter[str] = Counter()
         self._anchorer = anchorer
         self._replay = replay
@@ -103,6 +123,8 @@ class Service:
                 alert = alert_of(delivery.record)
             except NotAnAlert as error:
                 return [*news, self._refuse(delivery, str(error))]
+            if not alert.uid.isprintable() or len(alert.uid) > LONGEST_UID:
+                return [*news, self._refuse(delivery, f"its id: expected at most {LONGEST_UID} printable characters")]
             replay = self._replay or delivery.replay or alert.replayed
             if replay:
                 # It has the id of the alert that was raised when it was recorded: what is decided on one says nothing of the other.
@@ -110,7 +132,7 @@ class Service:
             outcomes = self.responder.handle(alert, self.clock(), replay=replay)
         else:
             policy, history = self.responder.policy.respond, self.responder.ledger.history
-            heard = hear(delivery.record, delivery.vouched, policy, history, self.clock())
+            heard = hear(delivery.record, delivery.vouched, policy, history, self.clock(), self.wall())
             if heard.decision is None:
                 return [*news, self._refuse(delivery, heard.reason)]
             outcomes = self.responder.hear(heard.decision, self.clock())
@@ -118,7 +140,7 @@ class Service:
 
     def tick(self) -> list[News]:
         """What is due: retries, looks, undos, questions that ran out, anchors; and a turn of the kill switch."""
-        news = []
+        news = self._drifted()
         stopped = self.switch()
         if bool(stopped) != bool(self._stopped):
             text = f"kill switch on: {stopped}" if stopped else "kill switch off"
@@ -135,6 +157,7 @@ class Service:
     def adopt(self, policy: Respond) -> list[News]:
         """Go on with another policy. Raises ValueError where it has problems."""
         self.responder.adopt(policy)
+        self.switch.look_at(policy.kill_switch_file)
         self.responder.switched(self.clock(), f"policy read anew, mode {policy.mode}")
         # Whom it protects by now is released at once.
         return [News(None, "policy read anew"), *(News(outcome) for outcome in self.responder.expire(self.clock()))]
@@ -147,6 +170,17 @@ class Service:
     def _refuse(self, delivery: Delivery, reason: str) -> News:
         self.refused[delivery.kind] += 1
         return News(None, f"{delivery.where}: refused: {reason}")
+
+    def _drifted(self) -> list[News]:
+        """What is to be told of the distance of the wall clock, where it has changed by more than two clocks may be apart."""
+        drift = self.wall() - self.clock()
+        if abs(drift - self._told) <= SKEW:
+            return []
+        self._told = drift if abs(drift) > SKEW else 0
+        text = (
+            f"the wall clock is {drift / SECOND:+.0f} seconds from the responder's time; decisions count by either of them"
+        )
+        return [News(None, text if self._told else "the wall clock and the responder's time are the same again")]
 
     def _anchored(self, *, at_once: bool = False) -> list[News]:
         if self._anchorer is None:

@@ -17,12 +17,14 @@ from connectors.decision import PersonDecision, Word, encode, made
 from connectors.event import SECOND
 from connectors.kafka import Kafka, client, connected
 from connectors.names import BadName, identity
+from connectors.secret import NoSecret
 from connectors.signing import BadKey, Key
 from connectors.topics import DECISIONS_SCHEMA, Topics
 from detector.history import Entry, History
+from detector.ledger import LedgerFailed
 from detector.policy import Respond
 from replay.exits import MISTAKE, NOTHING, UNREADABLE, complain, config, fail
-from replay.ledger import reached, reading
+from replay.ledger import opened, reached, reading
 from replay.screen import printable
 
 #: An action's id, whole (``detector.decide.action_id``).
@@ -139,7 +141,8 @@ def _say(said: Said, action: str, path: Path | None, ledger: Path | None, *, sen
         fail("--send: expected with --key; on the topic only what is signed counts", MISTAKE)
     if not send and not settings.decisions:
         fail("respond.decisions: expected the folder where the responder looks for decisions; or --send them to the topic", MISTAKE)
-    whole = action if send and _WHOLE.fullmatch(action) else _looked_up(settings, ledger, action, said.word)
+    known = _WHOLE.fullmatch(action) and (send or not _readable(settings, ledger))
+    whole = action if known else _looked_up(settings, ledger, action, said.word)
     who = _person(said.person, said.key)
     try:
         signs = Key(said.key.read_text(encoding="utf-8").rstrip("\r\n")) if said.key else None
@@ -154,6 +157,15 @@ def _say(said: Said, action: str, path: Path | None, ledger: Path | None, *, sen
         fail(f"{error.filename}: {error.strerror}", UNREADABLE)
     done = {"approve": "approved", "deny": "denied", "release": "released"}[said.word]
     typer.echo(f"{whole}: {done} as {who}; the responder has the last word")
+
+
+def _readable(settings: Respond, ledger: Path | None) -> bool:
+    """Whether this account can read the ledger; who decides need not."""
+    try:
+        with opened(settings.ledger, ledger):
+            return True
+    except (LedgerFailed, NoSecret):
+        return False
 
 
 def _looked_up(settings: Respond, ledger: Path | None, action: str, word: Word) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+import time
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Annotated
 import msgspec
 import typer
 
+from connectors.event import SECOND
 from connectors.kafka import KafkaError
 from connectors.secret import NoSecret
 from connectors.signing import BadKey
@@ -102,7 +104,7 @@ def service_of(settings: Respond, book: Ledger, anchorer: Anchorer | None = None
     made = adapters.build(settings.adapters)
     # A rule may name a verb whose adapter is not set up: it is decided on, and fails with that reason where it would be carried out.
     responder = Responder(settings, made, book, adapters.verbs(made), clock=clock, outside=lambda: Outside(switch(), replay))
-    return Service(responder, clock, switch, replay=replay, anchorer=anchorer)
+    return Service(responder, clock, switch, replay=replay, anchorer=anchorer, wall=lambda: int(time.time() * SECOND))
 
 
 def _reader(service: Service, path: Path | None) -> Callable[[], list[News]]:

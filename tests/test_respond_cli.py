@@ -160,3 +160,9 @@ def test_rows_without_any_anchor_where_they_are_anchored_are_no_whole_ledger(toc
     (folder / "anchors").write_bytes(b"")
     result = tocsin("ledger", "verify")
     assert (result.exit_code, "there is no anchor of it" in result.output) == (4, True)
+
+
+def test_who_cannot_read_the_ledger_decides_with_the_whole_id(tocsin: Tocsin, folder: Path) -> None:
+    assert tocsin("approvals", "approve", "0" * 8).exit_code == 4
+    assert tocsin("approvals", "approve", "0" * 32).exit_code == 0
+    assert len(list((folder / "decisions").iterdir())) == 1

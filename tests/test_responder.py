@@ -713,3 +713,43 @@ def test_what_is_tried_again_and_has_arrived_is_taken_back_when_it_is_denied(tmp
     assert stage.alert() == ["retrying"]
     assert stage.say("deny", action=stage.rows()[0].action) == ["denied", "verified", "undo-verified"]
     assert stage.world.target.can_connect(POD)
+
+
+# --- Clocks and switches that are not as they should be ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("drift", [-HOUR, -2 * MINUTE, 2 * MINUTE, HOUR])
+@pytest.mark.parametrize("word", ["approve", "deny", "release"])
+def test_a_decision_counts_by_the_wall_clock_too_and_a_drift_is_told(tmp_path: Path, drift: int, word: Any) -> None:
+    stage = Stage(table("isolate_pod") if word == "release" else approve(), tmp_path)
+    stage.service.wall = lambda: stage.now.time + drift
+    (told, _) = stage.alert()
+    assert told.startswith(f"the wall clock is {drift // SECOND:+d} seconds from the responder's time")
+    record = encode(made(stage.rows()[0].action, word, "user:ann", stage.now.time + drift + SECOND))
+    first, *_ = stage.results(stage.service.take(Delivery("decision", record, "d", "user:ann")))
+    assert first == {"approve": "approved", "deny": "denied", "release": ""}[word]
+    assert stage.tick() == [], "told once"
+    stage.service.wall = stage.now
+    assert stage.tick() == ["the wall clock and the responder's time are the same again"]
+
+
+def test_a_kill_switch_whose_folder_is_missing_or_that_is_a_link_to_nothing_is_on(tmp_path: Path) -> None:
+    assert Switch(str(tmp_path / "stop"))() == ""
+    assert "its folder is missing" in Switch(str(tmp_path / "gone" / "stop"))()
+    (tmp_path / "stop").symlink_to(tmp_path / "gone")
+    assert "a link to nothing" in Switch(str(tmp_path / "stop"))()
+
+
+def test_the_file_of_the_kill_switch_is_the_present_policys(tmp_path: Path) -> None:
+    stage = Stage(table("isolate_pod"), tmp_path)
+    (tmp_path / "other").write_text("enough\n")
+    stage.service.adopt(replace(table("isolate_pod"), kill_switch_file=str(tmp_path / "other")))
+    assert stage.alert() == ["kill switch on: enough", "stopped"]
+
+
+@pytest.mark.parametrize("uid", ["a\x00b", "a\nb", "a\u00a0b", "x" * 201])
+def test_an_alert_whose_id_a_ledger_would_not_keep_to_the_letter_is_refused(tmp_path: Path, uid: str) -> None:
+    stage = Stage(table("isolate_pod"), tmp_path)
+    (said,) = stage.alert(uid=uid)
+    assert "refused" in said
+    assert stage.rows() == []
