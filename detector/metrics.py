@@ -44,7 +44,6 @@ class Metrics:
         self._rejects = counter("rejects", "Raw records that could not be decoded, by reason.", "reason", "source")
         self.repeats = counter("repeated_rows", "Rows dropped because they were seen before (sent again after a restart).", "stage")
         self.late = counter("late_rows", "Rows scored but not learned, because they came too late.", "stage")
-        self.degraded = counter("degraded_rows", "Rows that the core could not score, and said why.", "stage")
         self.ticks = counter("ticks", "Ticks folded: the time of quiet partitions.", "stage")
         self.dead_letters = counter("dead_letters", "Records written to the dead-letter topic.", "source")
         self.alerts = counter("alerts", "Alert revisions written.", "line", "activity")
@@ -78,7 +77,7 @@ class Metrics:
         gauge("build_info", "The release that runs; always 1.", "version").labels(version).set(1)
         self._reasons: set[tuple[str, str]] = set()
         for stage in stages:
-            by_stage = (self.visits, self.repeats, self.late, self.degraded, self.ticks, self.assigned, self.open)
+            by_stage = (self.visits, self.repeats, self.late, self.ticks, self.assigned, self.open)
             for each in (*by_stage, self.checkpoint_seconds, self.checkpoint_bytes):
                 each.labels(stage)
 

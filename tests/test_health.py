@@ -54,7 +54,7 @@ def filled() -> Metrics:
     """Every metric used once."""
     metrics = Metrics("0.1.0", ("actor",))
     metrics.events.labels("zeek_conn").inc(10)
-    for each in (metrics.visits, metrics.repeats, metrics.late, metrics.degraded, metrics.ticks):
+    for each in (metrics.visits, metrics.repeats, metrics.late, metrics.ticks):
         each.labels("actor").inc(2)
     metrics.reject("zeek_conn", "not-json", 3)
     metrics.dead_letters.labels("zeek_conn").inc()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from detector.config import parse
-from detector.process import AGAIN, MISTAKE, OK, Beat, Halt, Process
+from detector.process import AGAIN, BROKER, MISTAKE, OK, REFUSED, TOPICS, Beat, Halt, Process
 from tests.broker import own_broker
-from tests.chaos import Member, Site, until
+from tests.chaos import HERE, Member, Site, until
 
 Make = Callable[..., Site]
 
@@ -206,3 +207,14 @@ def test_a_consumer_that_is_refused_ends_its_process_with_a_sentence(site: Make,
     (said, *_) = [line for line in worker.lines() if "cannot be read any more" in line["message"]]
     assert error in said["message"]
     assert said["logger"] == "tocsin"
+
+
+def test_the_unit_and_the_runbook_know_every_exit_code() -> None:
+    unit = (HERE / "deploy" / "systemd" / "tocsin@.service").read_text("utf-8")
+    (kept,) = re.findall(r"^RestartPreventExitStatus=(.+)$", unit, re.MULTILINE)
+    table = (HERE / "docs" / "kafka.md").read_text("utf-8").partition("Exit codes, and what the units do")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| (\d+) \|.*\| ([^|]+) \|$", table, re.MULTILINE))
+    assert {int(code) for code in rows} == {OK, MISTAKE, REFUSED, BROKER, TOPICS, AGAIN}
+    # What another start does not help, does not start again: in the unit and in what is said of it.
+    assert {int(code) for code in kept.split()} == {MISTAKE, REFUSED, TOPICS}
+    assert {int(code) for code, what in rows.items() if what == "stays down"} == {OK, MISTAKE, REFUSED, TOPICS}
