@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from connectors.event import SECOND
-from replay.simulate import bots, machines, oddities, people
+from replay.simulate import bots, machines, nights, oddities, people
 from replay.simulate.batch import Scheduler, play_pods
 from replay.simulate.cluster import Cluster
 from replay.simulate.factory import build
@@ -78,7 +78,7 @@ def simulate(
     out.mkdir(parents=True, exist_ok=True)
     midnight = int(datetime(start.year, start.month, start.day, tzinfo=UTC).timestamp()) * SECOND
     with Journal(out) as journal:
-        world = World(build(randomness(seed, "factory"), scale), seed, midnight, days, journal)
+        world = World(build(randomness(seed, "factory"), scale, days), seed, midnight, days, journal)
         cluster, scheduler = Cluster(world), Scheduler(world)
         plan = _planned(chosen, days, spread)
         trails: dict[str, Trail] = {}
@@ -91,6 +91,7 @@ def simulate(
             scheduler.play,
             partial(bots.play, world),
             partial(oddities.play, world),
+            partial(nights.play, world, cluster),
         )
         for day in range(days):
             for i, part in enumerate(parts):

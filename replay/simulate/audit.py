@@ -50,7 +50,7 @@ def node(name: str, address: str) -> Caller:
 
 
 class Asked(NamedTuple):
-    """What is asked of the API: verb, resource and where. ``group`` "" is the core group."""
+    """What is asked of the API: verb, resource and where. ``group`` "" is the core group, ``namespace`` "" the whole cluster."""
 
     verb: str
     resource: str
@@ -62,7 +62,7 @@ class Asked(NamedTuple):
     def uri(self) -> str:
         """The request's path."""
         base = f"/apis/{self.group}/v1" if self.group else "/api/v1"
-        place = f"{base}/namespaces/{self.namespace}/{self.resource}"
+        place = f"{base}/namespaces/{self.namespace}/{self.resource}" if self.namespace else f"{base}/{self.resource}"
         if (self.name and self.verb != "create") or (self.name and self.subresource):
             place += f"/{self.name}"
         return place + (f"/{self.subresource}" if self.subresource else "") + ("?limit=500" if self.verb == "list" else "")
@@ -79,7 +79,9 @@ def event(
     id: str | None = None,
 ) -> bytes:
     """One audit event, written at ``time`` (its ``stageTimestamp``). With ``answer`` its level is RequestResponse."""
-    reference = {"resource": asked.resource, "namespace": asked.namespace}
+    reference = {"resource": asked.resource}
+    if asked.namespace:
+        reference["namespace"] = asked.namespace
     if asked.name:
         reference["name"] = asked.name
     if asked.group:

@@ -11,6 +11,7 @@ from replay.simulate.journal import SLURM
 from replay.simulate.places import MB, STORAGE
 from replay.simulate.registry import pull, push
 from replay.simulate.rhythm import office, poisson, spread
+from replay.simulate.schedule import window
 from replay.simulate.wire import NFS, OBJECTS, Port, SlurmJob, slurm_record
 from replay.simulate.world import World
 
@@ -22,6 +23,8 @@ _SLOT_GPUS = 4
 _LONGEST = 20 * HOUR
 #: Chance that a job finds its model on the node, and that it leaves a new one in the registry.
 _CACHED, _KEPT = 0.5, 0.2
+#: Work that would be stopped within this is not begun, and what was stopped waits this long before it begins anew.
+_TOO_SHORT, _REQUEUE = 10 * MINUTE, 2 * MINUTE
 _COLLECTIVE = Port("tcp", 29_500, "")
 
 
@@ -45,36 +48,50 @@ class Scheduler:
         for submit, user in wishes:
             number = 8_000 + len(self.jobs)
             rng = self.world.rng("job", number)
-            self._run(rng, self._place(rng, number, user, submit))
+            for placed in self._placed(rng, number, user, submit):
+                self._run(rng, placed)
 
-    def _place(self, rng: np.random.Generator, number: int, user: User, submit: int) -> tuple[SlurmJob, list[int], User]:
+    def _placed(self, rng: np.random.Generator, number: int, user: User, submit: int) -> list[tuple[SlurmJob, list[int], User]]:
+        """A job with its nodes: one run, and one more for each time that maintenance stops it."""
         gpus = int(rng.choice([1, 2, 4, 8, 16], p=[0.3, 0.2, 0.25, 0.2, 0.05]))
-        slots = np.argsort(self._free_from, kind="stable")[: min(-(-gpus // _SLOT_GPUS), len(self._free_from))]
         ready = submit + int(rng.exponential(3 * MINUTE)) + SECOND
         if rng.random() < _AT_NIGHT:
             midnight = self.world.midnight((submit - self.world.start) // DAY + 1)
             ready = max(ready, midnight - int(rng.integers(3 * HOUR)))
-        start = max(ready, int(self._free_from[slots].max()) + 10 * SECOND)
-        end = start + int(np.clip(rng.lognormal(np.log(80), 1.0), 3, _LONGEST / MINUTE) * MINUTE)
-        self._free_from[slots] = end
-        nodes = sorted({int(slot) // 2 for slot in slots})
+        lasts = int(np.clip(rng.lognormal(np.log(80), 1.0), 3, _LONGEST / MINUTE) * MINUTE)
         job = SlurmJob(
             number=number,
             user=user.name,
             user_number=1000 + user.index,
             team=self.world.factory.teams[user.team],
             name=("train", "finetune", "eval", "sweep")[int(rng.integers(4))],
-            nodes=_hostlist([self.world.factory.nodes[node] for node in nodes]),
-            node_count=len(nodes),
+            nodes="",
+            node_count=0,
             gpus=gpus,
             submit=submit,
-            start=start,
-            end=end,
+            start=0,
+            end=0,
             limit=int(_LONGEST // SECOND),
             state=str(rng.choice(["COMPLETED", "FAILED", "TIMEOUT"], p=[0.88, 0.1, 0.02])),
         )
-        self.jobs.append(job)
-        return job, nodes, user
+        runs: list[tuple[SlurmJob, list[int], User]] = []
+        while True:
+            slots = np.argsort(self._free_from, kind="stable")[: min(-(-gpus // _SLOT_GPUS), len(self._free_from))]
+            nodes = sorted({int(slot) // 2 for slot in slots})
+            start = max(ready, int(self._free_from[slots].max()) + 10 * SECOND)
+            near = [turn.ends for node in nodes if (turn := window(self.world, node, start, start + _TOO_SHORT)) is not None]
+            start = max([start, *(back + 10 * SECOND for back in near)])
+            stops = [turn.begins for node in nodes if (turn := window(self.world, node, start, start + lasts)) is not None]
+            end = min([start + lasts, *stops])
+            self._free_from[slots] = end
+            state = "REQUEUED" if stops else job.state
+            hosts = _hostlist([self.world.factory.nodes[node] for node in nodes])
+            runs.append((job._replace(nodes=hosts, node_count=len(nodes), start=start, end=end, state=state), nodes, user))
+            if not stops:
+                break
+            ready = end + _REQUEUE
+        self.jobs.append(runs[-1][0])
+        return runs
 
     def _run(self, rng: np.random.Generator, placed: tuple[SlurmJob, list[int], User]) -> None:
         world, (job, nodes, user) = self.world, placed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from replay.simulate.factory import Account, Bot, Service, User, uuid
 from replay.simulate.journal import KUBERNETES
 from replay.simulate.places import address
 from replay.simulate.rhythm import is_weekend
+from replay.simulate.schedule import administrator, call, window, windows
 from replay.simulate.wire import iso
 from replay.simulate.world import World
 
@@ -89,7 +90,7 @@ class Cluster:
         """Decide the day's births and deaths, hand out addresses, and write what the API server saw of it."""
         births = self._rollouts(day) if day else self._first()
         self.working = [(self.world.factory.services[service], pod) for (service, _), pod in self.replicas.items()]
-        births += self._nightly(day)
+        births += self._drained(day) + self._nightly(day) + self._again(day)
         for user in self.world.factory.users:
             shift = self.world.shift(user, day)
             if shift is not None:
@@ -110,8 +111,12 @@ class Cluster:
         return [
             pod
             for service, pod in self.working
-            if service.kind == role and service.team == team and pod.born <= begin and (pod.dies is None or pod.dies >= end)
+            if service.kind == role and service.team == team and pod.born <= begin and self._lives(pod, begin, end)
         ]
+
+    def _lives(self, pod: Pod, begin: int, end: int) -> bool:
+        """Whether a pod that is there at ``begin`` is still there at ``end``: maintenance to come is known."""
+        return pod.dies >= end if pod.dies is not None else window(self.world, pod.node, begin, end) is None
 
     def outside(self, pod: Pod) -> str:
         """The mirror from which a team's loaders take most."""
@@ -134,9 +139,11 @@ class Cluster:
         if is_weekend(world.midnight(day)):
             return self._weekend(day)
         runners = [bot for bot in world.factory.bots if bot.kind == "ci"]
+        turns = windows(world, day)
         for number, service in enumerate(world.factory.services):
+            # What is moved by the drain of its node is not rolled out the same day.
             rng = world.rng("rollout", day, number)
-            if not service.rolls or rng.random() >= _ROLLOUT:
+            if not service.rolls or rng.random() >= _ROLLOUT or any(turns.get(pod.node) for pod in self._pods_of(number)):
                 continue
             time = world.midnight(day) + int(rng.integers(8 * HOUR, 16 * HOUR))
             births += self._roll_out(rng, time, number, machine(runners[number % len(runners)]))
@@ -165,6 +172,47 @@ class Cluster:
             births.append(_Birth(begins, None, service.account, owner, _suffix(rng, owner[1]), "", (number, replica)))
             self._end(rng, self.replicas[number, replica], begins + 20 * SECOND)
         return births
+
+    def _pods_of(self, number: int) -> list[Pod]:
+        """The pods of a service, as they are."""
+        return [pod for (service, _), pod in self.replicas.items() if service == number]
+
+    def _drained(self, day: int) -> list[_Birth]:
+        """Service pods on nodes that are drained are evicted one after the other, and begin anew elsewhere."""
+        turns = windows(self.world, day) if day else {}
+        if not turns:
+            return []
+        rng, admin = self.world.rng("drain", day), administrator(self.world, day)
+        by, births, many = person(admin, self.world.factory.teams[admin.team], admin.vpn), [], Counter[int]()
+        for slot, pod in self.replicas.items():
+            turn = turns.get(pod.node)
+            if turn is None:
+                continue
+            time = turn.begins + (3 + many[pod.node] % 20) * SECOND
+            many[pod.node] += 1
+            self.world.write(KUBERNETES, time, event(rng, time, by, Asked("create", "pods", pod.namespace, pod.name, "eviction"), 201))
+            self._end(rng, pod, time + 20 * SECOND)
+            births.append(_Birth(time + 25 * SECOND, None, pod.account, pod.owner, _suffix(rng, pod.owner[1]), "", slot))
+        return births
+
+    def _again(self, day: int) -> list[_Birth]:
+        """A nightly job that failed is deleted and started again by who is on call."""
+        found = call(self.world, day)
+        if found is None or found.again is None:
+            return []
+        rng, user, time = self.world.rng("again", day), found.user, found.again
+        team = self.world.factory.teams[user.team]
+        owner = f"evaluate-again-{time // MINUTE}"
+        by = person(user, team, user.vpn)
+        asked = [(time, "create", owner, 201)]
+        failed = self.world.midnight(day) + _NIGHT + user.team * 11 * MINUTE
+        if failed < time - 20 * MINUTE:
+            asked.insert(0, (time - 40 * SECOND, "delete", f"evaluate-0-{failed // MINUTE}", 200))
+        for at, verb, name, code in asked:
+            self.world.write(KUBERNETES, at, event(rng, at, by, Asked(verb, "jobs", team, name, group="batch"), code))
+        dies = time + int(np.clip(rng.lognormal(np.log(25), 0.4), 8, 120) * MINUTE)
+        account = self.world.factory.account(user.team, "evaluator")
+        return [_Birth(time + 5 * SECOND, dies, account, ("Job", owner), _suffix(rng, owner), "")]
 
     def _nightly(self, day: int) -> list[_Birth]:
         births = []
@@ -224,7 +272,7 @@ class Cluster:
             address=self._free.popleft(),
             account=birth.account,
             owner=birth.owner,
-            node=int(rng.integers(len(self.world.factory.nodes))),
+            node=self._node(int(rng.integers(len(self.world.factory.nodes))), birth),
             born=birth.time,
             dies=None,
             user=birth.user,
@@ -236,6 +284,12 @@ class Cluster:
         if birth.dies is not None:
             self._end(rng, pod, birth.dies)
         return pod
+
+    def _node(self, node: int, birth: _Birth) -> int:
+        """The node of that number, or the next one that is not drained in a pod's life, as far as that is known."""
+        many, until = len(self.world.factory.nodes), birth.time + 1 if birth.dies is None else birth.dies
+        free = (each % many for each in range(node, node + many) if window(self.world, each % many, birth.time, until) is None)
+        return next(free, node)
 
     def _end(self, rng: np.random.Generator, pod: Pod, time: int) -> None:
         """A job's pod succeeds at ``time`` and is cleared away later; any other is told to stop before, and has gone by then."""

@@ -56,6 +56,8 @@ _FIRST = [
 ]
 _FAMILIES = ("resnet", "whisper", "llama", "pilot", "fold", "storm", "coder", "guard", "clip", "mistral", "phi", "vits")
 _SIZES = ("tiny", "base", "3b", "7b", "13b", "34b", "70b", "large")
+#: Days on which new colleagues start: the third day, and a Tuesday in each of the two weeks that follow.
+_HIRED = (2, 8, 15)
 #: UTC offsets of the sites in minutes. None is far enough east for an office day to begin on the UTC day before.
 _OFFSETS = (60, 60, 0, 120, -300, 60, -480, 330)
 #: Weight files are split into shards of at most this size, as model tooling does.
@@ -197,8 +199,9 @@ def digest(rng: np.random.Generator) -> str:
     return f"sha256:{rng.bytes(32).hex()}"
 
 
-def build(rng: np.random.Generator, scale: float) -> Factory:
-    """A factory of ``scale`` times the usual size: at 1 five teams, 40 people, 16 nodes, 12 bots and 30 models.
+def build(rng: np.random.Generator, scale: float, days: int = 7) -> Factory:
+    """A factory of ``scale`` times the usual size: at 1 five teams, 40 people, 16 nodes, 12 bots and 30 models. The newest people come
+    while it is watched, as far as ``days`` allow.
 
     However small, it keeps enough of everything for every attack to have a victim and a place.
     """
@@ -208,7 +211,7 @@ def build(rng: np.random.Generator, scale: float) -> Factory:
     models = _models(rng, teams, max(30, round(30 * scale)))
     return Factory(
         teams=teams,
-        users=_users(rng, teams, models, internet, max(8, round(40 * scale))),
+        users=_users(rng, teams, models, internet, max(8, round(40 * scale)), days),
         services=_services(teams),
         bots=_bots(rng, teams, models, max(4, round(12 * scale))),
         models=models,
@@ -245,8 +248,10 @@ def _habits(rng: np.random.Generator, team: int, models: tuple[Model, ...], own:
 
 
 def _users(
-    rng: np.random.Generator, teams: tuple[str, ...], models: tuple[Model, ...], internet: tuple[str, ...], count: int
+    rng: np.random.Generator, teams: tuple[str, ...], models: tuple[Model, ...], internet: tuple[str, ...], count: int, days: int
 ) -> tuple[User, ...]:
+    # The last of all first, as ever; those who would come after the end were always there.
+    joins = {count - 1 - place: day for place, day in enumerate(_HIRED) if place == 0 or day < days}
     users = []
     for i in range(count):
         begins = int(rng.integers(7 * 60 + 30, 10 * 60))
@@ -267,8 +272,7 @@ def _users(
                 sites=tuple(rng.choice(internet, 12, replace=False).tolist()),
                 pace=float(np.clip(rng.lognormal(0, 0.5), 0.3, 4)),
                 admin=i < max(1, count // 20),
-                # The newest colleague starts on the third day.
-                joins=2 if i == count - 1 else 0,
+                joins=joins.get(i, 0),
             )
         )
     return tuple(users)
@@ -280,7 +284,7 @@ def _services(teams: tuple[str, ...]) -> tuple[Service, ...]:
         for i, team in enumerate(teams)
         for service in (
             Service(Account(team, "serving"), i, "serving", 2, True),
-            # Stateful: new versions wait for a maintenance window, which a simulated week does not have.
+            # Stateful: it moves only when its node is drained.
             Service(Account(team, "loader"), i, "loader", 2, False),
         )
     ]

@@ -14,6 +14,7 @@ from replay.simulate.journal import ATTESTATION, KUBERNETES
 from replay.simulate.places import APISERVER, INGRESS, MB, NTP, OFFSITE, QUEUE, STORAGE
 from replay.simulate.registry import pull
 from replay.simulate.rhythm import beat, demand, poisson, spread
+from replay.simulate.schedule import Window, windows
 from replay.simulate.wire import AMQPS, API, CLOCK, EXPORTER, HTTPS, INFERENCE, OBJECTS, attestation_record
 from replay.simulate.world import World
 
@@ -52,20 +53,26 @@ def play(world: World, cluster: Cluster, day: int) -> None:
 def _node(world: World, node: int, day: int, begin: int, end: int) -> None:
     rng = world.rng("node", day, node)
     place = world.factory.node_address(node)
-    times = beat(rng, begin, end, 1024 * SECOND, _JITTER)
+    turn = windows(world, day).get(node)
+    times = _up(beat(rng, begin, end, 1024 * SECOND, _JITTER), turn)
     n = len(times)
     world.connect(rng, times, spread(rng, 900, 0.5, n, 100, 90_000), place, NTP, CLOCK, np.full(n, 48), np.full(n, 48))
-    times = beat(rng, begin, end, 10 * MINUTE, 5 * SECOND)
+    times = _up(beat(rng, begin, end, 10 * MINUTE, 5 * SECOND), turn)
     n = len(times)
     sizes = spread(rng, 6_000, 0.4, n, 800, 90_000), spread(rng, 9_000, 0.5, n, 900, 200_000)
     world.connect(rng, times, spread(rng, 400_000, 0.6, n, 5_000, 9 * SECOND), place, APISERVER, API, *sizes)
+
+
+def _up(times: np.ndarray, turn: Window | None) -> np.ndarray:
+    """Those of the times at which a node is not rebooting."""
+    return times if turn is None else times[(times < turn.down - 10 * SECOND) | (times >= turn.up)]
 
 
 def _attest(world: World, node: int, day: int, begin: int, end: int) -> None:
     """A node attests when it comes up and every few hours; one attempt in some hundred fails and is repeated."""
     rng = world.rng("attest", day, node)
     name = world.factory.nodes[node]
-    times = beat(rng, begin, end, _ATTESTS, MINUTE).tolist()
+    times = _up(beat(rng, begin, end, _ATTESTS, MINUTE), windows(world, day).get(node)).tolist()
     for time in ([begin + 20 * SECOND + node * SECOND] if day == 0 else []) + times:
         if rng.random() < _UNSURE:
             world.write(ATTESTATION, time, attestation_record(time, name, False, uuid(rng), 8))
@@ -122,12 +129,15 @@ def _loader(duty: _Duty) -> None:
 def _prometheus(duty: _Duty) -> None:
     """Scrapes half the nodes once a minute."""
     world, rng, _, pod, begin, end = duty
+    turns = windows(world, (begin - world.start) // DAY)
     for node in range(max(2, round(len(world.factory.nodes) * _SCRAPED))):
         times = beat(rng, begin, pod.last(end, 2 * SECOND), MINUTE, SECOND // 5)
         n = len(times)
         sizes = spread(rng, 310, 0.02, n, 290, 330), spread(rng, 90_000, 0.03, n, 60_000, 140_000)
-        target = world.factory.node_address(node)
-        world.connect(rng, times, spread(rng, 25_000, 0.4, n, 4_000, 2 * SECOND), pod.address, target, EXPORTER, *sizes)
+        target, turn = world.factory.node_address(node), turns.get(node)
+        # A node that reboots does not answer.
+        state = ["SF"] * n if turn is None else ["S0" if turn.down <= time < turn.up else "SF" for time in times.tolist()]
+        world.connect(rng, times, spread(rng, 25_000, 0.4, n, 4_000, 2 * SECOND), pod.address, target, EXPORTER, *sizes, state)
 
 
 def _gateway(duty: _Duty) -> None:
@@ -156,7 +166,7 @@ def _janitor(duty: _Duty) -> None:
     """Lists workloads twice an hour to know which images are in use."""
     world, rng, _, pod, begin, end = duty
     caller = account(pod.account, pod.address, pod.credential, (pod.name, pod.uid))
-    for time in beat(rng, begin, end, 30 * MINUTE, _JITTER).tolist():
+    for time in beat(rng, begin, pod.last(end, MINUTE), 30 * MINUTE, _JITTER).tolist():
         for i, team in enumerate(world.factory.teams):
             at = time + i * 90_000
             world.write(KUBERNETES, at, event(rng, at, caller, Asked("list", "pods", team)))

@@ -240,7 +240,7 @@ def slurm_record(job: SlurmJob, finished: bool) -> bytes:
         "total_nodes": job.node_count,
     }
     if finished:
-        code = {"COMPLETED": "0:0", "FAILED": "1:0", "TIMEOUT": "0:0", "NODE_FAIL": "1:0"}[job.state]
+        code = {"COMPLETED": "0:0", "FAILED": "1:0", "TIMEOUT": "0:0", "NODE_FAIL": "1:0", "REQUEUED": "0:0"}[job.state]
         record |= {"derived_ec": "0:0", "exit_code": code, "state": job.state, "failed_node": None}
         record |= {"cpu_hours": elapsed * cpus / 3600, "pack_job_id": 0, "pack_job_offset": 0}
     else:
