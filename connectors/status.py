@@ -83,7 +83,16 @@ class Newcomers(Status, kw_only=True):
     known: int = 0
 
 
-Message = Heartbeat | SourceStatus | Canary | Newcomers
+class Lost(Status, kw_only=True):
+    """Records of a raw log that the broker has deleted before ingest has read them; the log begins at ``begins`` now."""
+
+    topic: str
+    partition: int
+    records: int
+    begins: int = 0
+
+
+Message = Heartbeat | SourceStatus | Canary | Newcomers | Lost
 
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)

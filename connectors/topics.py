@@ -15,8 +15,8 @@ ALERTS_SCHEMA, DECISIONS_SCHEMA, LEDGER_SCHEMA = "ocsf-2004/1", "decision/1", "a
 STAGES = ("actor", "object", "fuse", "budget", "watch")
 
 
-#: A partition of state is read whole when it is opened, and its newest segment is never compacted: 128 MB are read in about a second,
-#: the default of 1 GB would be most of the time that opening takes.
+#: A partition of state is read whole when it is opened, and so are the bindings; the newest segment is never compacted: 128 MB are read
+#: in about a second, the default of 1 GB would be most of the time that opening takes.
 _STATE = {"segment.bytes": str(128 << 20), "min.cleanable.dirty.ratio": "0.2"}
 
 
@@ -106,7 +106,7 @@ def planned(kafka: Kafka) -> list[Topic]:
         if name not in compacted:
             at_least["retention.ms"] = _retention_ms(kafka, name, names)
             at_least["retention.bytes"] = -1
-        advised = _STATE if name.startswith(names.state("")) else {}
+        advised = _STATE if name.startswith(names.state("")) or name == names.bindings else {}
         made.append(Topic(name, partitions, kafka.replication, exact, at_least, advised))
     return made
 

@@ -29,6 +29,8 @@ HEADER = "tocsin"
 
 #: Header of a raw record that was played back from a recording, and of every alert that such records had a part in.
 REPLAYED = "tocsin.replay"
+#: Before the number of a further part of a record that has more rows than a block may have.
+_PART = "~"
 #: Ends the name of a log's played-back records: in marks they are a log of their own, so that every row says which kind it is.
 _PLAYED_BACK = "~replay"
 
@@ -45,8 +47,8 @@ class WireError(ValueError):
 
 
 class Tick(msgspec.Struct, frozen=True):
-    """It is ``clock`` (microseconds of event time) by now, although no event says so. ``sent``: microseconds, by the clock on the wall
-    of ``process``."""
+    """It is ``clock`` (microseconds of event time) by now, although no event says so; 0 = this says nothing of the time, and only sees
+    whether the way is open. ``sent``: microseconds, by the clock on the wall of ``process``."""
 
     clock: int
     sent: int
@@ -107,6 +109,18 @@ def replayed(log: str) -> str:
     (True, False, 'zeek.conn-3')
     """
     return log + _PLAYED_BACK
+
+
+def part_of(log: str, part: int) -> str:
+    """What part ``part`` of the records that have more rows than fit into a block is called in marks: rows of one offset that come in
+    another message would be dropped as seen, so that each part is a log of its own.
+
+    >>> part_of("k8s-0@p2Vx", 0), part_of("k8s-0@p2Vx", 2), part_of(replayed("k8s-0@p2Vx"), 1)
+    ('k8s-0@p2Vx', 'k8s-0@p2Vx~2', 'k8s-0@p2Vx~1~replay')
+    """
+    if part == 0:
+        return log
+    return replayed(part_of(log.removesuffix(_PLAYED_BACK), part)) if is_replayed(log) else f"{log}{_PART}{part}"
 
 
 def is_replayed(log: str) -> bool:
@@ -185,6 +199,12 @@ def _packed(extra: tuple[tuple[str, str, int], ...]) -> np.dtype[np.void]:
         raise ValueError("columns of other types than this release knows")
     more = [(name, kind, (width,)) if width else (name, kind) for name, kind, width in extra]
     return np.dtype([*_PLAIN.items(), *((name, "<i4") for name in _OTHERS), *more])
+
+
+def row_bytes(extra: tuple[tuple[str, str, int], ...]) -> int:
+    """Bytes of a row with these further columns (name, type, width), besides its texts."""
+    # The record, the index of the actor, the offset of the uid.
+    return _packed(extra).itemsize + 8
 
 
 def decode(data: bytes, names: Names) -> Packet:

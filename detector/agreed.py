@@ -3,11 +3,16 @@
 A row must resolve the same way twice: after a crash its log is read again from the last commit, and a row that now went to another
 partition would be lost or counted twice. So a log's rows see their own log's bindings at once, because reading it again tells them
 again, and everyone else's only up to a position of the bindings topic that is written down with each commit and moves only there.
+
+The topic holds what the map holds, and no more for long: what repeats a binding in force is not said (``Bindings.learn``), and what the
+map lets go of, because there is too much of it, is taken back by an empty record under its key, which compaction does away with. Such a
+record takes effect at its position like every other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import msgspec
 
@@ -31,11 +36,18 @@ class Said(msgspec.Struct, array_like=True, frozen=True):
     @property
     def key(self) -> bytes:
         """The key under which the topic keeps the latest: what was said of a subject at a time."""
-        return f"{self.subject}\0{self.time}".encode()
+        return key_of(self.subject, self.time)
 
     def binding(self) -> Binding:
         """As the resolver takes it."""
         return Binding(self.offset, self.time, self.subject, self.target)
+
+
+class Gone(NamedTuple):
+    """An empty record of the bindings topic: what was said of a subject for a time is not kept any more."""
+
+    subject: str
+    time: int
 
 
 class Mark(msgspec.Struct):
@@ -57,8 +69,22 @@ class Damaged(ValueError):
 _said = msgspec.msgpack.Decoder(Said)
 
 
-def read_said(data: bytes) -> Said:
+def key_of(subject: str, time: int) -> bytes:
+    """The key of what was said of a subject for a time.
+
+    >>> read_said(key_of("ip:10.0.0.1", 1_700_000_000_000_000), None)
+    Gone(subject='ip:10.0.0.1', time=1700000000000000)
+    """
+    return f"{subject}\0{time}".encode()
+
+
+def read_said(key: bytes | None, data: bytes | None) -> Said | Gone:
     """A record of the bindings topic. Raises Damaged."""
+    if data is None:
+        subject, _, time = (key or b"").decode("utf-8", "replace").rpartition("\0")
+        if not subject or not time.removeprefix("-").isdecimal():
+            raise Damaged(f"an empty record under a key that is none of ours: {(key or b'')[:80]!r}")
+        return Gone(subject, int(time))
     try:
         said = _said.decode(data)
     except msgspec.MsgspecError as error:
@@ -85,11 +111,15 @@ class Agreed:
     def __init__(self, limit: int) -> None:
         self.bindings = Bindings(limit)
         self.position = 0
-        self._beyond: list[tuple[int, Said]] = []
+        self._beyond: list[tuple[int, Said | Gone]] = []
         #: The position after the last record read.
         self.read = 0
+        #: By log, the highest offset of which something is in force.
+        self.told: dict[str, int] = {}
+        #: What the map has let go of and the topic still holds: key -> the log whose binding it had to go for.
+        self.owed: dict[Gone, str] = {}
 
-    def add(self, offset: int, said: Said) -> None:
+    def add(self, offset: int, said: Said | Gone) -> None:
         """A record of the topic, in order; it is not in force yet."""
         self._beyond.append((offset, said))
         self.read = offset + 1
@@ -99,18 +129,25 @@ class Agreed:
         """Whether something was read that is not in force."""
         return bool(self._beyond)
 
-    def advance(self, position: int) -> list[Said]:
-        """Put everything before ``position`` in force. Returns it."""
+    def advance(self, position: int) -> None:
+        """Put everything before ``position`` in force."""
         due = [said for offset, said in self._beyond if offset < position]
-        self._beyond = [each for each in self._beyond if each[0] >= position]
+        if due:
+            self._beyond = [each for each in self._beyond if each[0] >= position]
         for said in due:
-            self.bindings.bind(said.binding())
+            if isinstance(said, Gone):
+                self.bindings.unbind(*said)
+                self.owed.pop(said, None)
+                continue
+            self.owed.pop(Gone(said.subject, said.time), None)
+            for gone in self.bindings.bind(said.binding()):
+                self.owed[Gone(*gone)] = said.log
+            self.told[said.log] = max(self.told.get(said.log, -1), said.offset)
         self.position = max(self.position, position)
-        return due
 
     def beyond(self, log: str, offset: int) -> list[Said]:
         """What is not in force and was said by ``log`` before its ``offset``."""
-        return [said for _, said in self._beyond if said.log == log and said.offset < offset]
+        return [said for _, said in self._beyond if isinstance(said, Said) and said.log == log and said.offset < offset]
 
 
 class Sight:
@@ -133,7 +170,9 @@ class Sight:
     def follow(self, agreed: Agreed) -> None:
         """What is agreed has moved on, or is another: begin from there."""
         self.agreed = agreed
-        self._own = [said for said in self._own if not _within(said, agreed)]
+        # A log's bindings stand in the topic in its order. Of the last record in force a part may still be missing.
+        told = agreed.told.get(self.log, -1)
+        self._own = [said for said in self._own if said.offset > told or (said.offset == told and not _within(said, agreed))]
         self.view.reset(agreed.bindings)
         for said in self._own:
             self.view.bind(said.binding())

@@ -7,33 +7,31 @@ same offsets and goes to the same partitions (``detector.agreed`` sees to that),
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
-from aiokafka.errors import CommitFailedError
+from aiokafka.errors import CommitFailedError, IllegalStateError
 
-from connectors.deadletter import encode
-from connectors.event import Block
 from connectors.kafka import KafkaError
 from connectors.names import Names
 from connectors.sources import Source, available
 from connectors.sources.table import Table, read_mapping
-from connectors.status import Canary, Lag, Message, SourceStatus
-from connectors.wire import Control, Tick, encode_control, encode_tick, replayed
-from detector.agreed import Agreed, Mark, Said
+from connectors.status import Lag, Lost, Message, SourceStatus
+from connectors.wire import Control, encode_control
+from detector.agreed import Agreed, Gone, Mark, Said, key_of
 from detector.follow import following, to_the_end
-from detector.ingest import restart
+from detector.intake import Intake, steps
 from detector.keeper import Fenced
-from detector.lane import Counted, Lane, Taken, decoded
+from detector.lane import Counted, Lane
 from detector.process import REFUSED, Beat, Halt, Process
-from detector.router import by_actor
 from detector.sender import Letter
-from detector.takeover import AHEAD, KNOWN, agreed_to, heard, taken_over
+from detector.takeover import AHEAD, KNOWN, agreed_to, heard, made_anew, ran_back, taken_over
 
 log = logging.getLogger("tocsin.ingest")
 
@@ -58,10 +56,10 @@ class Collector(ConsumerRebalanceListener):  # type: ignore[misc]
         self.agreed = Agreed(self.config.limits.bindings)
         self.sources = {raw.topic: (raw.source, self._source(raw.source)) for raw in process.kafka.raw}
         self._lock = asyncio.Lock()
-        self._logs: list[str] = []
-        self._wrote = [0.0] * self.partitions
-        self._last_put = self._committed_at = self._proved_at = 0.0
-        self._clock = self._clock_wall = 0
+        self.intake = Intake(process, self.names)
+        #: How often logs were given to this process.
+        self._turn = 0
+        self._committed_at = self._proved_at = 0.0
         self._control = Control()
         #: The ids that raw topics had when they were first read.
         self._known: dict[str, str] = {}
@@ -79,6 +77,8 @@ class Collector(ConsumerRebalanceListener):  # type: ignore[misc]
         if not self.sources:
             raise KafkaError("kafka.raw: names no topic, so there is nothing to read")
         self.agreed = await agreed_to(self.process, -1)
+        # Also what someone was to take back who has ended before.
+        self._take_back(None)
         for message in (await to_the_end(self.process.client, self.topics.control))[0]:
             if message.key.startswith(KNOWN):
                 self._known[message.key.removeprefix(KNOWN).decode()] = message.value.decode()
@@ -176,13 +176,17 @@ class Collector(ConsumerRebalanceListener):  # type: ignore[misc]
     async def on_partitions_assigned(self, assigned: list[TopicPartition]) -> None:
         """Take over where the last owner was."""
         async with self._lock:
+            self._turn += 1
             try:
+                begins = await self._consumer.beginning_offsets(assigned) if assigned else {}
                 ends = await self._consumer.end_offsets(assigned) if assigned else {}
-                for tp, (lane, mark) in (await taken_over(self.process, self.sources, ends, self.agreed, self._known)).items():
+                spans = {tp: (begins[tp], ends[tp]) for tp in assigned}
+                for tp, (lane, mark) in (await taken_over(self.process, self.sources, spans, self.agreed, self._known)).items():
                     self.lanes[tp] = lane
+                    if lane.lost:
+                        self._lose(lane, lane.committed, lane.position)
                     log.info(f"{tp.topic} {tp.partition}: open at {lane.position}")
-                    if mark.clock > self._clock:
-                        self._clock, self._clock_wall = mark.clock, mark.wall
+                    self.intake.see(mark.clock, mark.wall)
                 self._joined = True
             except Exception as error:
                 self.process.fail(error)
@@ -196,11 +200,14 @@ class Collector(ConsumerRebalanceListener):  # type: ignore[misc]
                 async with self._lock:
                     for message in messages:
                         if tp.topic != self.topics.control:
-                            self._hear(message.offset, heard(message.value))
+                            self._hear(message.offset, heard(message))
                         elif not message.key.startswith(KNOWN):
                             self._govern(_control(message.value))
+                    if not self.lanes:
+                        # Nobody's rows depend on it; whoever takes a log over looks what was in force for it.
+                        self.agreed.advance(self.agreed.read)
 
-    def _hear(self, offset: int, said: Said) -> None:
+    def _hear(self, offset: int, said: Said | Gone) -> None:
         """What someone has said goes to what is shared, and to what lanes keep to that go on where another process was."""
         every = [self.agreed, *(lane.sight.agreed for lane in self.lanes.values())]
         for agreed in {id(each): each for each in every}.values():
@@ -212,26 +219,77 @@ class Collector(ConsumerRebalanceListener):  # type: ignore[misc]
         if control.version >= self._control.version:
             self._control = control
             for partition in range(self.partitions):
-                self._put(self.topics.by_actor, partition, encode_control(self.names, control), "by-actor/1")
+                self.intake.put(self.topics.by_actor, partition, encode_control(self.names, control), "by-actor/1")
 
     async def _read(self) -> None:
         linger = self.config.worker.linger_ms / 1000
         while True:
+            turn = self._turn
             polled = await self._consumer.getmany(timeout_ms=200, max_records=POLL)
             at = time.monotonic()
             async with self._lock:
                 if self._stopping:
                     return
+                same = turn == self._turn
                 if polled:
                     await self._begin(list(polled))
-                    await self._prove(at)
-                    self._take(polled)
+                    await self._look_back(polled, same=same)
+                    for step in steps(polled):
+                        await self._prove(at)
+                        self.intake.take(step, self.lanes)
+                        await self.process.out.room()
+                        if self._stopping:
+                            return
+                        at = time.monotonic()
+                if same:
+                    await self._pass_over()
                 await self._maybe_commit()
             await self.process.out.room()
             # Rows that come just after others wait a little for more to leave with.
-            rest = self._last_put + linger - time.monotonic()
+            rest = self.intake.last_put + linger - time.monotonic()
             if polled and rest > 0:
                 await asyncio.sleep(rest)
+
+    async def _look_back(self, polled: dict[TopicPartition, list[Any]], *, same: bool) -> None:
+        """See whether records are missing before what was polled, or the log has run back. ``same``: no logs were given or taken while
+        it was polled, so that it goes on where the last poll has ended."""
+        for tp, messages in polled.items():
+            lane = self.lanes.get(tp)
+            if lane is None:
+                continue
+            first = messages[0].offset
+            if same:
+                if lane.given is not None and first < lane.given:
+                    await self._ran_back(tp, lane.given, first)
+                lane.given = messages[-1].offset + 1
+            # The marker of a transaction takes an offset; what is wider may be a hole.
+            if first > lane.position + 1:
+                begin = (await self._consumer.beginning_offsets([tp]))[tp]
+                if begin > lane.position:
+                    self._lose(lane, lane.position, begin)
+
+    async def _ran_back(self, tp: TopicPartition, read: int, now: int) -> None:
+        uuid = (await self.process.uuids([tp.topic])).get(tp.topic, "")
+        raise Halt(REFUSED, ran_back(tp, read, now) if uuid == self.lanes[tp].uuid else made_anew(tp.topic, self.lanes[tp].uuid, uuid))
+
+    def _lose(self, lane: Lane, position: int, begin: int) -> None:
+        """Say that records are gone that nobody has read."""
+        many = begin - position
+        log.error(
+            f"{lane.topic} {lane.partition}: {many} records are lost: it was read up to {position}, and the broker has deleted"
+            f" everything before {begin}. The topic keeps its records for less time than ingest stood still or was behind"
+        )
+        self.process.metrics.reject(lane.source_name, "lost", many)
+        self.process.say(Lost(process=self.process.name, topic=lane.topic, partition=lane.partition, records=many, begins=begin))
+
+    async def _pass_over(self) -> None:
+        """Go past offsets that no record has: markers of transactions, and what was given up with one."""
+        for tp, lane in self.lanes.items():
+            end = self._consumer.highwater(tp) if lane.begun else None
+            if end is not None and lane.position < end:
+                # Where it was just given to us it may not have one yet.
+                with contextlib.suppress(TimeoutError, IllegalStateError):
+                    lane.position = max(lane.position, await asyncio.wait_for(self._consumer.position(tp), 0.1))
 
     async def _begin(self, polled: list[TopicPartition]) -> None:
         """Write down what is agreed before the first row of a log that nobody has read before."""
@@ -249,76 +307,17 @@ class Collector(ConsumerRebalanceListener):  # type: ignore[misc]
             # The broker refuses this to one that is no member any more.
             await self._commit(move=False)
 
-    def _take(self, polled: dict[TopicPartition, list[Any]]) -> None:
-        """Decode, resolve, route: everything that was polled, in one step."""
-        if self.names.full:
-            restart(self.names, [])
-        blocks: list[Block] = []
-        arrived = 0
-        self._logs = []
-        for tp in sorted(polled):
-            lane = self.lanes.get(tp)
-            messages = [message for message in polled[tp] if lane is not None and message.offset >= lane.position]
-            if lane is None or not messages:
-                continue
-            taken = decoded(lane, messages, self.config.worker.ahead_minutes)
-            self._count(lane, taken)
-            for letter in taken.letters:
-                self._put(self.topics.deadletter, None, encode(letter), "deadletter/1")
-            for said in taken.said:
-                lane.sight.say(said, bound=True)
-                self.process.out.put(Letter(self.topics.bindings, 0, said.key, msgspec.msgpack.encode(said), "binding/1"))
-            lane.position = messages[-1].offset + 1
-            if len(taken.block):
-                taken.block.partition[:] = len(self._logs)
-                self._logs.append(lane.name)
-                if taken.replayed:
-                    taken.block.partition[np.isin(taken.block.record, taken.replayed)] = len(self._logs)
-                    self._logs.append(replayed(lane.name))
-                blocks.append(taken.block)
-                arrived = min(arrived or taken.arrived, taken.arrived)
-                self._see(int(taken.block.time.max()))
-        if not blocks:
-            return
-        for partition, data in by_actor(Block.concat(blocks), tuple(self._logs), arrived, self.partitions):
-            self._put(self.topics.by_actor, partition, data, "by-actor/1")
-            self._wrote[partition] = time.monotonic()
-        self._last_put = time.monotonic()
-
-    def _count(self, lane: Lane, taken: Taken) -> None:
-        metrics, counted = self.process.metrics, lane.counted
-        metrics.events.labels(lane.source_name).inc(len(taken.block))
-        metrics.dead_letters.labels(lane.source_name).inc(len(taken.letters))
-        counted.events += len(taken.block)
-        counted.records += taken.good
-        for letter in taken.letters:
-            metrics.reject(lane.source_name, letter.reason)
-            counted.rejects[letter.reason] = counted.rejects.get(letter.reason, 0) + 1
-
-    def _see(self, latest: int) -> None:
-        if latest > self._clock:
-            self._clock, self._clock_wall = latest, time.time_ns() // 1000
-
-    def _put(self, topic: str, partition: int | None, value: bytes, what: str) -> None:
-        self.process.out.put(Letter(topic, partition, None, value, what))
-
     async def _tick(self) -> None:
-        """Tell quiet partitions what time it is: as much later than the last event as has passed since it came."""
+        """Send every partition its canary, which says at the end of the path that the path is open. To a quiet partition it says what
+        time it is as well: as much later than the last event as has passed since it came. A busy one knows that from its events."""
         every = self.config.worker.tick_seconds
         if every == 0:
             return
         while True:
             await asyncio.sleep(every / 4)
             async with self._lock:
-                if not self._clock or not self.lanes:
-                    continue
-                wall = time.time_ns() // 1000
-                tick = Tick(self._clock + max(wall - self._clock_wall, 0), wall, self.process.name)
-                for partition, wrote in enumerate(self._wrote):
-                    if time.monotonic() - wrote >= every:
-                        self._put(self.topics.by_actor, partition, encode_tick(self.names, tick), "by-actor/1")
-                        self.process.say(Canary(process=self.process.name, partition=partition, sent=wall))
-                        self._wrote[partition] = time.monotonic()
+                if self.lanes and not self._stopping:
+                    self.intake.sing(every)
 
     # Commits
 
@@ -350,8 +349,8 @@ class Collector(ConsumerRebalanceListener):  # type: ignore[misc]
                     bindings=bindings,
                     uuid=lane.uuid,
                     clean=clean,
-                    clock=self._clock,
-                    wall=self._clock_wall,
+                    clock=self.intake.clock,
+                    wall=self.intake.wall,
                 )
                 offsets[tp] = (lane.position, msgspec.json.encode(mark).decode())
         if offsets:
@@ -363,11 +362,19 @@ class Collector(ConsumerRebalanceListener):  # type: ignore[misc]
             self._proved_at = began
         if move:
             self.agreed.advance(upto)
+            self._take_back({lane.name for lane in self.lanes.values()})
         for tp, lane in self.lanes.items():
             if lane.begun:
                 lane.committed = lane.position
                 if move and tp in free:
                     lane.sight.follow(self.agreed)
+
+    def _take_back(self, logs: Collection[str] | None) -> None:
+        """Have the topic forget what the map has let go of; of all that is due only what had to go for a binding of one of ``logs``."""
+        owed = self.agreed.owed
+        for gone in [each for each, log in owed.items() if logs is None or log in logs]:
+            del owed[gone]
+            self.process.out.put(Letter(self.topics.bindings, 0, key_of(*gone), None, "binding/1"))
 
 
 def _control(data: bytes) -> Control:

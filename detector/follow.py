@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -14,6 +14,15 @@ LARGEST_FETCH = 8 << 20
 async def to_the_end(client: dict[str, Any], topic: str, partition: int = 0, *, committed: bool = False) -> tuple[list[Any], int]:
     """Every message of a partition that is there now, in order, and the offset after the last. ``committed``: only what belongs to no
     transaction that is open or was given up."""
+    held: list[Any] = []
+    end = await told_to_the_end(client, topic, held.append, partition, committed=committed)
+    return held, end
+
+
+async def told_to_the_end(
+    client: dict[str, Any], topic: str, tell: Callable[[Any], object], partition: int = 0, start: int = 0, *, committed: bool = False
+) -> int:
+    """The same one by one, so that nothing is held but what ``tell`` keeps. ``start``: an offset. Returns the offset after the last."""
     place = TopicPartition(topic, partition)
     consumer = AIOKafkaConsumer(
         enable_auto_commit=False,
@@ -26,15 +35,19 @@ async def to_the_end(client: dict[str, Any], topic: str, partition: int = 0, *, 
     await consumer.start()
     try:
         consumer.assign([place])
-        await consumer.seek_to_beginning(place)
         end: int = (await consumer.end_offsets([place]))[place]
-        held: list[Any] = []
+        if start:
+            consumer.seek(place, start)
+        else:
+            await consumer.seek_to_beginning(place)
         while await consumer.position(place) < end:
             for messages in (await consumer.getmany(timeout_ms=200)).values():
-                held += messages
+                for message in messages:
+                    if message.offset < end:
+                        tell(message)
     finally:
         await consumer.stop()
-    return [message for message in held if message.offset < end], end
+    return end
 
 
 async def following(client: dict[str, Any], topics: Mapping[str, int]) -> AIOKafkaConsumer:

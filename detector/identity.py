@@ -12,13 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from connectors.event import Binding, Block
+from connectors.event import HOUR, Binding, Block
 from connectors.names import Names
 
 #: Hops from an address to whoever answers for it: ip, pod, service account or workload, user, and one to spare.
 LONGEST_CHAIN = 5
 #: Bindings kept of one subject; those that repeat the one before go first, then the oldest.
 LONGEST_HISTORY = 64
+#: Microseconds for which what was said of a subject needs not be said again: a pod that asks a thousand times an hour is one binding.
+RENEWED = HOUR
 
 _ALWAYS = (-(1 << 62), 1 << 62)
 
@@ -39,13 +41,31 @@ class Bindings:
     def __len__(self) -> int:
         return len(self._times)
 
-    def bind(self, binding: Binding) -> None:
-        """Take a binding into account, wherever in time it belongs."""
+    def learn(self, binding: Binding) -> bool:
+        """Take a binding into account unless it repeats the one in force. Returns whether it says anything new."""
+        if self._repeats(binding):
+            return False
+        self.bind(binding)
+        return True
+
+    def _repeats(self, binding: Binding) -> bool:
+        """Whether the same was said of its subject shortly before its time, and nothing else since."""
+        history = self.history(binding.subject)
+        if history is None:
+            return False
+        times, targets = history
+        place = bisect_right(times, binding.time) - 1
+        return place >= 0 and targets[place] == binding.target and binding.time - times[place] < RENEWED
+
+    def bind(self, binding: Binding) -> list[tuple[str, int]]:
+        """Take a binding into account, wherever in time it belongs. Returns (subject, time) of those that had to go for it."""
+        gone: list[tuple[str, int]] = []
         times = self._times.pop(binding.subject, None)
         if times is None:
             times, targets = [], []
             if len(self._times) >= self.limit:
                 oldest = next(iter(self._times))
+                gone += [(oldest, time) for time in self._times[oldest]]
                 del self._times[oldest], self._targets[oldest]
                 self.forgotten += 1
             if self._names is not None and self._names.epoch == self._epoch:
@@ -60,13 +80,25 @@ class Bindings:
         if place and times[place - 1] == binding.time:
             targets[place - 1] = binding.target
         else:
-            # Also where it repeats the one in force: one from in between may still arrive.
+            # Also where it repeats an earlier one: one from in between may still arrive.
             times.insert(place, binding.time)
             targets.insert(place, binding.target)
         if len(times) > LONGEST_HISTORY:
             repeats = (i for i in range(1, len(targets)) if targets[i] == targets[i - 1])
             spare = next(repeats, 0)
+            gone.append((binding.subject, times[spare]))
             del times[spare], targets[spare]
+        return gone
+
+    def unbind(self, subject: str, time: int) -> None:
+        """Forget what was said of a subject for ``time``, if it is known."""
+        times = self._times.get(subject)
+        if times is None or time not in times:
+            return
+        place = times.index(time)
+        del times[place], self._targets[subject][place]
+        if not times:
+            del self._times[subject], self._targets[subject]
 
     def history(self, subject: str) -> tuple[list[int], list[str | None]] | None:
         """Times and targets of a subject's bindings, None where there are none."""
@@ -100,21 +132,25 @@ class Bindings:
         links, begin, end = self.chain(identity, time)
         return links[-1], begin, end
 
-    def resolve(self, block: Block, bindings: Sequence[tuple[int, Binding]]) -> None:
+    def resolve(self, block: Block, bindings: Sequence[tuple[int, Binding]]) -> list[Binding]:
         """Replace actors and objects by their principals, in place; ``via`` keeps what carried the act: the pod behind an address,
         else what the record named.
 
         ``bindings``: (row before which it takes effect, binding), in order. A row sees the bindings of earlier records only, so that
-        it resolves the same way however the log is cut into blocks.
+        it resolves the same way however the log is cut into blocks. Returns the bindings that say anything new.
         """
-        start = 0
+        start, fresh = 0, []
         for row, binding in bindings:
+            if self._repeats(binding):
+                continue
             if row > start:
                 self._resolve(block, start, row)
                 start = row
             self.bind(binding)
+            fresh.append(binding)
         if start < len(block):
             self._resolve(block, start, len(block))
+        return fresh
 
     def _resolve(self, block: Block, start: int, stop: int) -> None:
         if not self._any():
@@ -196,13 +232,13 @@ class View(Bindings):
         super().__init__(base.limit)
         self.base = base
 
-    def bind(self, binding: Binding) -> None:
+    def bind(self, binding: Binding) -> list[tuple[str, int]]:
         """See the base class."""
         if binding.subject not in self._times:
             below = self.base.history(binding.subject)
             if below is not None:
                 self._times[binding.subject], self._targets[binding.subject] = list(below[0]), list(below[1])
-        super().bind(binding)
+        return super().bind(binding)
 
     def reset(self, base: Bindings) -> None:
         """Forget everything of its own, and look at ``base`` from now on, which may know more than before."""

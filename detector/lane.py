@@ -49,6 +49,10 @@ class Lane:
         self.sight = sight
         self.begun = begun
         self.position = self.committed = self.hold = 0
+        #: The offset after the last record that the consumer has given out since it has the log, None = none yet.
+        self.given: int | None = None
+        #: Records that the broker has deleted before they were read.
+        self.lost = 0
         self.counted = Counted()
         #: Newest event time, and when the newest record arrived, microseconds; 0 = none yet.
         self.last_event = self.last_arrival = 0
@@ -70,30 +74,34 @@ def decoded(lane: Lane, messages: list[Any], ahead_minutes: float) -> Taken:
         bindings = [binding for binding in bindings if binding.record not in early]
     # A binding holds for the rows of later records.
     upcoming = [(int(np.searchsorted(block.record, binding.record, side="right")), binding) for binding in bindings]
-    lane.sight.view.resolve(block, upcoming)
-    said = [
-        Said(VERSION, binding.time, binding.subject, binding.target, lane.name, int(offsets[binding.record])) for binding in bindings
-    ]
+    fresh = lane.sight.view.resolve(block, upcoming)
+    said = [Said(VERSION, binding.time, binding.subject, binding.target, lane.name, int(offsets[binding.record])) for binding in fresh]
     block.record = offsets[block.record]
-    letters = [
-        DeadLetter(
-            reason=reject.reason,
-            message=reject.message,
-            source=lane.source_name,
-            topic=lane.topic,
-            partition=lane.partition,
-            offset=int(offsets[reject.record]),
-            arrived=int(arrivals[reject.record]),
-            raw=records[reject.record][:LETTER_BYTES],
-            retried_from=retried_from(messages[reject.record].headers),
-        )
-        for reject in rejects
-    ]
+    letters = [_letter(lane, messages[reject.record], reject.reason, reject.message) for reject in rejects]
     lane.last_arrival = int(arrivals[-1])
     if len(block):
         lane.last_event = max(lane.last_event, int(block.time.max()))
     played = [message.offset for message in messages if message.headers and any(name == REPLAYED for name, _ in message.headers)]
     return Taken(block, letters, said, whole.skipped, int(arrivals.min()), len(records) - len(letters), played)
+
+
+def too_large(lane: Lane, message: Any, limit: int) -> DeadLetter:
+    """A record that gives rise to more than a message may hold."""
+    return _letter(lane, message, "too-large", f"what comes of this record needs more than {limit:,} bytes (kafka.message_bytes)")
+
+
+def _letter(lane: Lane, message: Any, reason: str, sentence: str) -> DeadLetter:
+    return DeadLetter(
+        reason=reason,
+        message=sentence,
+        source=lane.source_name,
+        topic=lane.topic,
+        partition=lane.partition,
+        offset=message.offset,
+        arrived=message.timestamp * 1000,
+        raw=(message.value or b"")[:LETTER_BYTES],
+        retried_from=retried_from(message.headers),
+    )
 
 
 def _ahead(block: Block, arrivals: np.ndarray, minutes: float) -> dict[int, str]:

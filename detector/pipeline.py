@@ -196,7 +196,7 @@ class Pipeline:
                     return
             else:
                 for _, binding in upcoming:
-                    self.cores.bindings.bind(binding)
+                    self.cores.bindings.learn(binding)
         self.tally.seconds = wall.perf_counter() - began
         yield self.tally
 

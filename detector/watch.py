@@ -21,7 +21,7 @@ import msgspec
 
 from connectors.alert import Alert
 from connectors.event import DAY, MINUTE, SECOND
-from connectors.status import Canary, Heartbeat, Message, Newcomers, SourceStatus
+from connectors.status import Canary, Heartbeat, Lost, Message, Newcomers, SourceStatus
 from detector.blindspots import HIGH, MOVE, RISING, RULES, WATCH_VERSION, State, Watch
 from detector.checkpoint import StateError
 from detector.config import Config
@@ -71,6 +71,8 @@ class Watcher:
                 self._source(message)
             case Canary():
                 state.paths.setdefault(message.partition, Path()).add(state.lived, message.sent, message.arrived)
+            case Lost():
+                out += self._lost(message)
             case Newcomers():
                 state.stages.setdefault(message.stage, Known(minute=state.lived // MINUTE)).add(message.fresh)
         return out
@@ -126,6 +128,13 @@ class Watcher:
         )
         return self._notices.say(float(self._state.now), f"{ABOUT}allow-list/{said.allowed[:12]}", text, HIGH)
 
+    def _lost(self, said: Lost) -> list[Alert]:
+        text = (
+            f"{said.records:,} records of {said.topic} {said.partition} were deleted by the broker before they were read; it begins at "
+            f"{said.begins} now. What they would have shown cannot be seen: keep the topic longer than ingest ever stands still"
+        )
+        return self._notices.say(float(self._state.now), f"{ABOUT}lost/{said.topic}/{said.partition}", text, HIGH)
+
     def _judge(self) -> list[Alert]:
         state = self._state
         out = self._forget()
@@ -157,8 +166,8 @@ class Watcher:
             if state.lived - seen > DAY and len(state.lists) > 1:
                 del state.lists[digest]
         for about, standing in list(self._notices.standing.items()):
-            if about.startswith(f"{ABOUT}allow-list/") and state.now - standing.opened >= DAY:
-                out += self._notices.over(float(state.now), about, "an edit is told for a day")
+            if about.startswith((f"{ABOUT}allow-list/", f"{ABOUT}lost/")) and state.now - standing.opened >= DAY:
+                out += self._notices.over(float(state.now), about, "what happened once is told for a day")
         return out
 
     def _gone(self, process: str, text: str) -> list[Alert]:

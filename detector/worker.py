@@ -49,6 +49,7 @@ class Worker:
         self.writes = {"by_object": topics.by_object, "evidence": topics.evidence, "budget": topics.budget, "alerts": topics.alerts}
         self.group = f"{process.kafka.prefix}.{stage}"
         self.shared = Shared(self.partitions)
+        self.shared.router.message_bytes = process.kafka.message_bytes
         self.parts: dict[int, Part] = {}
         self._opening: dict[int, asyncio.Lock] = {}
         self._assigned: set[int] = set()

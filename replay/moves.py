@@ -13,9 +13,13 @@ from contextlib import closing
 from pathlib import Path
 
 import msgspec
+from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from connectors.cluster import places
 from connectors.kafka import Kafka, client, connected
 from connectors.topics import Topics
+from connectors.wire import Control
+from detector.agreed import Mark
 from detector.checkpoint import Checkpoints, Progress, StateError, meaning
 from detector.config import Config
 from detector.follow import to_the_end
@@ -25,7 +29,7 @@ from detector.singles import STAGES
 from detector.snapshot import restore
 from detector.stage import Shared, Stage
 from detector.stages import ActorStage, FuseStage, ObjectStage
-from detector.takeover import heard
+from detector.takeover import bindings_to
 from models.signals import Line
 
 #: Version of the file for several partitions. A reader refuses a newer one.
@@ -62,9 +66,8 @@ async def export(config: Config, path: Path) -> int:
         _write(path, config, stages)
     else:
         cores = _cores(config, stages)
-        held, _ = await to_the_end(client(config.kafka), Topics(config.kafka.prefix).bindings)
-        for message in held:
-            cores.bindings.bind(heard(message.value).binding())
+        known = await bindings_to(client(config.kafka), Topics(config.kafka.prefix).bindings, config.limits.bindings, -1)
+        cores.bindings = known.bindings
         with closing(Checkpoints(path, config)) as file:
             file.save(cores, Progress())
     return sum(stage.identities for stage in stages)
@@ -101,17 +104,37 @@ def _write(path: Path, config: Config, stages: list[Stage]) -> None:
         file.execute("COMMIT")
 
 
-async def import_(config: Config, path: Path) -> int:
-    """Put a file's state into topics that hold none. Returns the profiles. Raises StateError, Refused, KafkaError."""
+async def import_(config: Config, path: Path, from_now: bool = False) -> int:
+    """Put a file's state into topics that hold none. ``from_now``: ingest begins at the present end of the raw topics; else it reads
+    all that they keep, and what the profiles have learned from that already they learn twice. Returns the profiles. Raises StateError,
+    Refused, KafkaError.
+    """
     await connected(config.kafka)
     if any(stage.applied or stage.identities for stage in await filled(config)):
         raise StateError(f"the topics of {config.kafka.prefix} hold profiles already; name another kafka.prefix")
     stages = _read(path, config)
     for stage in stages:
-        # The logs begin anew: nothing has been taken in from them.
-        stage.marks, stage.applied = {}, 0
+        # The logs begin anew: nothing has been taken in from them, and the versions of what is applied to them begin at 1 again.
+        stage.marks, stage.applied, stage.control = {}, 0, Control()
         await _keep(config, stage)
+    if from_now:
+        await _begin_now(config.kafka)
     return sum(stage.identities for stage in stages)
+
+
+async def _begin_now(kafka: Kafka) -> None:
+    """Let ingest begin at the ends of the raw topics. What is not there yet is read from its beginning. Raises KafkaError."""
+    there = await places(kafka, [raw.topic for raw in kafka.raw])
+    logs = [TopicPartition(topic, partition) for topic, place in there.items() for partition in range(place.partitions)]
+    consumer = AIOKafkaConsumer(group_id=f"{kafka.prefix}.ingest", enable_auto_commit=False, **client(kafka))
+    await consumer.start()
+    try:
+        consumer.assign(logs)
+        marks = {log: msgspec.json.encode(Mark(uuid=there[log.topic].uuid, clean=True)).decode() for log in logs}
+        if logs:
+            await consumer.commit({log: (end, marks[log]) for log, end in (await consumer.end_offsets(logs)).items()})
+    finally:
+        await consumer.stop()
 
 
 async def _keep(config: Config, stage: Stage) -> None:

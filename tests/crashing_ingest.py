@@ -13,7 +13,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from detector import collect, takeover
+from detector import collect, intake, takeover
 from replay.cli import main
 
 
@@ -22,7 +22,7 @@ def install(crashes: Path, most: int, *, at_once: bool) -> None:
     done = len(crashes.read_text()) if crashes.exists() else 0
     draw = random.Random(done)
     state = {"left": draw.randint(5, 15) if done < most else 1 << 60, "dying": False}
-    split, commit = collect.by_actor, collect.Collector._maybe_commit  # type: ignore[attr-defined]
+    split, commit = intake.by_actor, collect.Collector._maybe_commit  # type: ignore[attr-defined]
     processes: list[Any] = []
 
     async def maybe_commit(self: Any) -> None:
@@ -36,8 +36,8 @@ def install(crashes: Path, most: int, *, at_once: bool) -> None:
             file.write("x")
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def by_actor(*given: Any) -> list[tuple[int, bytes]]:
-        parts = split(*given)
+    def by_actor(*given: Any, **named: Any) -> list[tuple[int, bytes]]:
+        parts = split(*given, **named)
         state["left"] -= 1
         if state["dying"] or (state["left"] <= 0 and len(parts) > 1 and processes):
             if not state["dying"]:
@@ -47,7 +47,7 @@ def install(crashes: Path, most: int, *, at_once: bool) -> None:
             return []
         return parts
 
-    collect.by_actor = by_actor  # type: ignore[attr-defined,assignment]
+    intake.by_actor = by_actor  # type: ignore[attr-defined]
     collect.Collector._maybe_commit = maybe_commit  # type: ignore[method-assign]
     if at_once:
         agreed_to = takeover.agreed_to

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from importlib import metadata
 from typing import Any, NamedTuple
@@ -197,7 +198,8 @@ class Refold:
         for (stage, _), fold in self.folds.items():
             for log, parts in fold.rows.items() if stage == name else ():
                 for part in parts:
-                    np.add.at(out[log], part, 1)
+                    # Further parts of large records are logs of their own in marks.
+                    np.add.at(out[re.sub(r"~[0-9]+", "", log)], part, 1)
         return out
 
     def _counts(self, name: str) -> list[str]:
