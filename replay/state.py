@@ -21,6 +21,9 @@ MISTAKE, STATE, BROKER = 2, 4, 6
 
 File = Annotated[Path, typer.Argument(help="The file: with one partition the one of 'tocsin replay --state'.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file laid over the default configuration.")]
+FromNow = Annotated[
+    bool, typer.Option("--from-now", help="Begin at the present end of the raw topics: what they keep is in the profiles already.")
+]
 
 
 @app.command()
@@ -38,13 +41,13 @@ def export(file: File, config: ConfigFile = None) -> None:
 
 
 @app.command("import")
-def import_(file: File, config: ConfigFile = None) -> None:
+def import_(file: File, config: ConfigFile = None, from_now: FromNow = False) -> None:
     """Put a file's profiles into topics that hold none yet."""
     given = _given(config)
     from replay.moves import import_ as moved
     from replay.moves import told
 
-    typer.echo(told(given.kafka, _done(moved(given, file)), file))
+    typer.echo(told(given.kafka, _done(moved(given, file, from_now)), file))
 
 
 def _given(config: Path | None) -> Config:

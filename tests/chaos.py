@@ -52,8 +52,10 @@ def say(text: str) -> None:
 class Member:
     """One worker process and its successors. ``exits``: how each has ended; -9 = killed."""
 
-    def __init__(self, site: Site, name: str, stages: Sequence[str], *, instance: bool = True, module: str = "replay.cli") -> None:
-        self.site, self.name, self.stages, self.module = site, name, tuple(stages), module
+    def __init__(
+        self, site: Site, name: str, stages: Sequence[str], *, instance: bool = True, module: str = "replay.cli", listen: str = ""
+    ) -> None:
+        self.site, self.name, self.stages, self.module, self.listen = site, name, tuple(stages), module, listen
         self.instance = name if instance else ""
         self.exits: list[int] = []
         self.wanted = True
@@ -68,7 +70,7 @@ class Member:
 
     def begin(self) -> None:
         """Start the process."""
-        command = [sys.executable, "-m", self.module, "worker", "--config", str(self.site.path), "--listen", ""]
+        command = [sys.executable, "-m", self.module, "worker", "--config", str(self.site.path), "--listen", self.listen]
         command += [part for stage in self.stages for part in ("--stage", stage)]
         if self.instance:
             command += ["--instance", self.instance]
@@ -232,9 +234,10 @@ class Site:
 
     # Processes
 
-    def start(self, name: str, *stages: str, instance: bool = True, module: str = "replay.cli") -> Member:
-        """Start a worker of some stages (all, if none is named), and start it again whenever it is killed or asks for it."""
-        member = self.members[name] = Member(self, name, stages or STAGES, instance=instance, module=module)
+    def start(self, name: str, *stages: str, instance: bool = True, module: str = "replay.cli", listen: str = "") -> Member:
+        """Start a worker of some stages (all, if none is named), and start it again whenever it is killed or asks for it. ``listen``:
+        where its page is."""
+        member = self.members[name] = Member(self, name, stages or STAGES, instance=instance, module=module, listen=listen)
         return member
 
     def separate(self, *, instance: bool = True) -> None:
