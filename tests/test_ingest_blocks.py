@@ -22,6 +22,7 @@ from detector.agreed import Agreed, Sight
 from detector.config import Config, parse
 from detector.intake import STEP_BYTES, Intake, steps
 from detector.lane import Lane
+from detector.messages import read_message
 from detector.router import MOST_ROWS, by_actor, fitting, most_rows, pieces, runs
 from detector.singles import STAGES
 from detector.snapshot import digest
@@ -305,6 +306,7 @@ def test_a_canary_that_says_no_time_is_no_news_to_the_judges() -> None:
     before = digest(stage)
     (out,) = stage.take(encode_tick(Names(), Tick(0, 7, "ingest-0")), 0).outs
     assert (out.topic, out.partition) == ("evidence", 1)
+    assert read_message(out.value).items == []
     judge = STAGES["fuse"](parse(""), 1, 2, Shared(2))
     taken = judge.take(out.value, 0)
     assert taken.tick is not None
