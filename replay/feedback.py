@@ -27,24 +27,28 @@ class Opinion(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class Judged(msgspec.Struct, kw_only=True):
-    """An opinion with whom and when it is about; ``span`` in microseconds UTC, None where nothing says so."""
+    """An opinion with whom and when it is about; ``span`` in microseconds UTC, None where nothing says so. ``others``: ids of what was
+    open on that identity beside the alert it is about, and so is another alert."""
 
     opinion: Opinion
     blamed: str
     span: tuple[int, int] | None
+    others: frozenset[str] = frozenset()
 
 
 def read_feedback(path: Path) -> list[Opinion]:
-    """The opinions of a file. Raises TraceError naming the file, the line and the field."""
-    found = []
+    """The opinions of a file; of several on one alert the last, for people change their minds. Raises TraceError naming the file, the
+    line and the field."""
+    found: dict[tuple[str, str, datetime | None], Opinion] = {}
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
-                    found.append(_opinion(line, f"{path}: line {number}"))
+                    opinion = _opinion(line, f"{path}: line {number}")
+                    found[(opinion.uid, "", None) if opinion.uid else ("", opinion.blamed, opinion.time)] = opinion
     except OSError as error:
         raise TraceError(f"{path}: cannot be read: {error.strerror}") from None
-    return found
+    return list(found.values())
 
 
 def _opinion(line: bytes, at: str) -> Opinion:
@@ -61,14 +65,16 @@ def _opinion(line: bytes, at: str) -> Opinion:
 
 def judged(opinions: list[Opinion], trials: list[Trial]) -> list[Judged]:
     """Whom and when each opinion is about: the alert of that id in any of the trials, else what its line says."""
-    cases: dict[str, Case] = {}
+    cases: dict[str, tuple[Case, Trial]] = {}
     for trial in reversed(trials):
-        cases |= {case.uid: case for case in trial.cases}
+        cases |= {case.uid: (case, trial) for case in trial.cases}
     found = []
     for opinion in opinions:
         known = cases.get(opinion.uid)
         if known is not None:
-            found.append(Judged(opinion=opinion, blamed=known.blamed, span=(known.opened, known.last)))
+            case, trial = known
+            others = frozenset(each.uid for each in trial.cases if each.blamed == case.blamed) - {case.uid}
+            found.append(Judged(opinion=opinion, blamed=case.blamed, span=(case.opened, case.last), others=others))
             continue
         time = None if opinion.time is None else int(opinion.time.timestamp() * 1e6)
         found.append(Judged(opinion=opinion, blamed=opinion.blamed, span=None if time is None else (time, time)))
@@ -80,7 +86,20 @@ def answer(case: Case, opinions: list[Judged]) -> Judged | None:
     by_id = next((each for each in opinions if each.opinion.uid == case.uid), None)
     if by_id is not None:
         return by_id
-    return next((each for each in opinions if each.blamed == case.blamed and each.span and near(case, each.span)), None)
+    return next((each for each in opinions if _alike(case, each)), None)
+
+
+def unheard(opinions: list[Judged], trials: list[Trial]) -> int:
+    """How many opinions are about no alert of any trial."""
+    ids = {case.uid for trial in trials for case in trial.cases}
+    return sum(
+        each.opinion.uid not in ids and not any(_alike(case, each) for trial in trials for case in trial.cases) for each in opinions
+    )
+
+
+def _alike(case: Case, opinion: Judged) -> bool:
+    """Whether an alert of another id may be the one that an opinion is about."""
+    return case.blamed == opinion.blamed and opinion.span is not None and case.uid not in opinion.others and near(case, opinion.span)
 
 
 def near(case: Case, span: tuple[int, int]) -> bool:
@@ -92,9 +111,5 @@ def kept(opinions: list[Judged], trial: Trial, verdict: str) -> tuple[int, int]:
     """(how many alerts of that verdict a trial still opens, how many there are)."""
     wanted = [each for each in opinions if each.opinion.verdict == verdict]
     ids = {case.uid for case in trial.cases}
-    still = sum(
-        each.opinion.uid in ids
-        or (each.span is not None and any(case.blamed == each.blamed and near(case, each.span) for case in trial.cases))
-        for each in wanted
-    )
+    still = sum(each.opinion.uid in ids or any(_alike(case, each) for case in trial.cases) for each in wanted)
     return still, len(wanted)

@@ -21,7 +21,7 @@ from connectors.trace import TraceError
 from detector.config import ConfigError
 from replay.compare import Pair, Score, Verdict, cheapest, pairs, score, suggestion, verdicts
 from replay.exits import INTERRUPTED, MISTAKE, UNREADABLE, fail
-from replay.feedback import Judged, answer, judged, read_feedback
+from replay.feedback import Judged, answer, judged, read_feedback, unheard
 from replay.labelled import labels_of
 from replay.outputs import check_outputs, put
 from replay.shards import moment
@@ -38,7 +38,7 @@ WIDTH = 150
 
 
 class Result(msgspec.Struct, kw_only=True):
-    """All that came of it. ``pairs`` and ``differences``: of A against B, if there is a B."""
+    """All that came of it. ``pairs`` and ``differences``: of A against B, if there is a B. ``unheard``: opinions on no alert here."""
 
     scores: list[Score]
     verdicts: dict[str, list[Verdict]]
@@ -46,6 +46,7 @@ class Result(msgspec.Struct, kw_only=True):
     pairs: list[Pair] = []
     suggestion: Score | None = None
     cheapest: Score | None = None
+    unheard: int = 0
     version: int = 1
 
 
@@ -77,6 +78,7 @@ def compared(variants: list[Variant], trials: list[Trial], labels: list[Label], 
         pairs=pairs(trials[0], trials[1]) if ab else [],
         suggestion=suggestion(scores[0], scores[1:], base),
         cheapest=cheapest(scores, variants),
+        unheard=unheard(opinions, trials),
     )
 
 
@@ -162,6 +164,8 @@ def _show(result: Result, heard: list[Judged], base: Trial, labels: list[Label],
             console.print(
                 Text(f"{shown(each.name, 300)}: {each.dropped:,} alerts beyond the first {MOST_CASES:,} are counted and not compared.")
             )
+    if result.unheard:
+        console.print(f"{result.unheard} of {len(heard)} opinions of the feedback are about no alert that any configuration opened")
     for line in _advice(result, write, labels=bool(labels), heard=bool(heard)):
         console.print(Text(line))
 

@@ -16,7 +16,7 @@ from connectors.event import HOUR, MINUTE
 from connectors.trace import TraceError
 from detector.config import ConfigError, parse
 from replay.compare import Score, cheapest, pairs, suggestion, verdicts
-from replay.feedback import answer, judged, kept, read_feedback
+from replay.feedback import Opinion, answer, judged, kept, read_feedback, unheard
 from replay.simulate.labels import Label
 from replay.trials import Case, Subject, Trial, run, run_all, workers
 from replay.variants import Variant, changed, differences, flat, read_variant, sweep, toml
@@ -126,6 +126,33 @@ def test_feedback_is_matched_by_id_else_by_identity_and_time(tmp_path: Path) -> 
     assert said is not None
     assert said.opinion.note == "real"
     assert answer(case("q", "user:q", T0), heard) is None
+
+
+def test_an_alert_that_was_there_beside_the_rejected_one_is_another() -> None:
+    opinions = [Opinion(uid="x", verdict="false_positive")]
+    both = trial(case("x", "user:a", T0), case("y", "user:a", T0 + HOUR))
+    rid, moved = trial(case("y", "user:a", T0 + HOUR)), trial(case("z", "user:a", T0 + MINUTE))
+    heard = judged(opinions, [both, rid, moved])
+    assert [kept(heard, each, "false_positive") for each in (both, rid, moved)] == [(1, 1), (0, 1), (1, 1)]
+    assert answer(rid.cases[0], heard) is None
+    assert answer(moved.cases[0], heard) is heard[0]
+
+
+def test_the_last_opinion_on_an_alert_counts_and_those_on_none_are_counted(tmp_path: Path) -> None:
+    lines = [
+        {"uid": "x", "verdict": "false_positive"},
+        {"uid": "nobody", "verdict": "false_positive"},
+        {"blamed": "user:a", "time": "2026-03-02T00:00:00Z", "verdict": "false_positive"},
+        {"uid": "x", "verdict": "true_positive"},
+        {"blamed": "user:a", "time": "2026-03-02T01:00:00+01:00", "verdict": "true_positive"},
+    ]
+    (tmp_path / "f").write_text("".join(f"{json.dumps(each)}\n" for each in lines))
+    opinions = read_feedback(tmp_path / "f")
+    found = trial(case("x", "user:a", T0))
+    heard = judged(opinions, [found])
+    assert kept(heard, found, "true_positive") == (2, 2)
+    assert kept(heard, found, "false_positive") == (0, 1)
+    assert unheard(heard, [found]) == 1
 
 
 @pytest.mark.parametrize(
