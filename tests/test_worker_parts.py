@@ -90,7 +90,7 @@ class Bench:
         self.process = Process(parse(""), "0", stages=("actor",))
         self.process.sender = Out()  # type: ignore[assignment]
         self.failed: list[BaseException] = []
-        self.process.fail = self.failed.append  # type: ignore[method-assign]
+        self.process.fail = self.failed.append  # type: ignore[method-assign,assignment]
         self.worker = Worker(self.process, "actor")
         self.worker.app = SimpleNamespace(consumer=SimpleNamespace(highwater=lambda _: None))
         self.worker.app = SimpleNamespace(consumer=SimpleNamespace(highwater=lambda _: None))
@@ -240,8 +240,8 @@ def test_a_dead_consumer_is_found_out_and_one_that_a_rebalance_starts_again_is_n
         assert fault(app(pending=group)) is group
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         assert fault(app(task=ended)) is None
-        ended.set_exception(group)
-        assert fault(app(task=ended)) is group
+        ended.set_exception(GroupAuthorizationFailedError("tocsin.actor"))
+        assert isinstance(fault(app(task=ended)), GroupAuthorizationFailedError)
 
     asyncio.run(run())
 
