@@ -18,7 +18,7 @@ from replay.trials import Cases, Subject, Trial, run
 from replay.variants import MOST, Variant, against, sweep, unlike
 from tests.labelled_office import write_office
 from tests.test_pipeline import conn
-from tests.test_tune import T0, A, case, label, scored, trial
+from tests.test_tune import T0, A, case, label, scored, tocsin, trial
 
 BUDGET = Variant(name="A", text="[budget]\nalerts_per_day = 20\n")
 
@@ -147,6 +147,19 @@ def test_what_was_caught_does_not_depend_on_what_else_is_read(tmp_path: Path, mo
         assert [bool(each.uid) for each in found] == [True], given
         assert found[0].delay_events is not None, given
     assert [*labels[0].records] == ["../w/conn.log"]
+
+
+@pytest.mark.slow
+def test_a_recording_of_a_labelled_trace_catches_what_the_trace_does(tmp_path: Path) -> None:
+    week, events = write_office(tmp_path / "w"), tmp_path / "events"
+    tocsin("record", week, "--out", events)
+    both = []
+    for path in (week, events):
+        subject = Subject(paths=[str(path)])
+        labels = labels_of(subject, subject.open(Names(), verified=True))
+        both.append(verdicts(run(subject, BUDGET), labels))
+    assert both[0] == both[1]
+    assert both[0][0].uid
 
 
 def test_each_of_two_traces_has_its_own_records(tmp_path: Path) -> None:
