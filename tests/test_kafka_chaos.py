@@ -29,6 +29,8 @@ def test_without_a_fault_everything_counts_once_and_a_fault_in_a_log_would_be_se
     fed = here.feed(48_000, 8_000)
     fed.done()
     say(f"fed at {fed.rate_reached:,.0f} records/s; SIGTERM took {here.finish():.1f} s")
+    # A machine that does other work besides may take a little longer to send them.
+    assert fed.rate_reached >= 6_000
     refold = exact(here)
     assert len(refold.alerts) > 20
     whole = dict(refold.topics)
@@ -57,6 +59,7 @@ def test_twenty_kills_at_eight_thousand_records_a_second(site: Make) -> None:
     killed = here.kills(20, seed=1, seconds=(0.5, 4.0))
     fed.done()
     say(f"fed at {fed.rate_reached:,.0f} records/s; killed {killed}; SIGTERM took {here.finish(400):.1f} s")
+    assert fed.rate_reached >= 6_000
     assert sum(killed.values()) == 20
     assert set(killed) == {"ingest", "actor", "object", "judges"}
     exact(here)

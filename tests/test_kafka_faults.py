@@ -22,7 +22,7 @@ Make = Callable[..., Site]
 def test_members_come_and_go_and_one_is_killed_while_partitions_move(site: Make) -> None:
     here = site()
     here.separate(instance=False)
-    fed = here.feed(120_000, 3_000)
+    fed = here.feed(320_000, 8_000)
     for stage in ("ingest", "actor", "object"):
         old = here.members[stage]
         let_go = old.said(": let go at ")
@@ -37,7 +37,7 @@ def test_members_come_and_go_and_one_is_killed_while_partitions_move(site: Make)
     for stage in ("actor2", "ingest2"):
         say(f"{stage} left within {here.end(here.members[stage]):.1f} s")
     fed.done()
-    longest = here.finish()
+    longest = here.finish(400)
     assert longest < 10.0
     exact(here)
 
@@ -45,7 +45,7 @@ def test_members_come_and_go_and_one_is_killed_while_partitions_move(site: Make)
 def test_processes_that_froze_and_wake_up_are_fenced_and_end(site: Make) -> None:
     here = site(settings="worker.checkpoint_seconds = 15")
     here.separate()
-    fed = here.feed(150_000, 1_500)
+    fed = here.feed(800_000, 8_000)
     for stage in ("ingest", "actor", "object", "judges"):
         frozen = here.members[stage]
         # It has something in memory that is not kept yet; one that has nothing loses nothing, and may go on.
@@ -62,7 +62,7 @@ def test_processes_that_froze_and_wake_up_are_fenced_and_end(site: Make) -> None
         here.end(other)
         until(frozen.at_work, f"{stage} is at work again")
     fed.done()
-    here.finish()
+    here.finish(400)
     exact(here)
 
 
@@ -129,10 +129,10 @@ def changing(make: Make, folder: Path, *, at_once: bool) -> tuple[Site, int]:
     here.start("rest", "actor", "object", "fuse", "budget")
     here.ready()
     audit = next(topic for topic in here.raw if topic.endswith("audit"))
-    both = here.feed(90_000, 2_000), Feed(here.bootstrap, audit, pods(6_000), 6_000 / 45, 1)
+    both = here.feed(360_000, 8_000), Feed(here.bootstrap, audit, pods(6_000), 6_000 / 45, 1)
     for each in both:
         each.done()
-    here.finish()
+    here.finish(400)
     return here, len(ingest.exits)
 
 

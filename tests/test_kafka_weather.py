@@ -37,31 +37,45 @@ def test_a_broker_that_is_down_is_waited_for_and_said_to_be_down(tmp_path: Path)
         assert worker.said("attempt 1: ") == 1
 
 
+def rewritten(here: Site, **settings: str) -> None:
+    """Give an installation's configuration other settings of ``[kafka]``, in TOML."""
+    lines = [line for line in here.path.read_text().splitlines() if line.split(" = ")[0].removeprefix("kafka.") not in settings]
+    lines += [f"kafka.{key} = {value}" for key, value in settings.items()]
+    here.path.write_text("".join(line + "\n" for line in lines), "utf-8")
+
+
 @pytest.mark.slow
-def test_wrong_credentials_end_it_at_once_and_right_ones_do_not(tmp_path: Path) -> None:
-    with own_broker(secure=True) as broker:
-        secure = (
-            f'kafka.bootstrap = ["{broker.addresses["sasl_plaintext"]}"]\nkafka.security = "sasl_plaintext"\n'
-            'kafka.sasl_mechanism = "SCRAM-SHA-512"'
+def test_wrong_credentials_end_it_at_once_and_right_ones_or_a_certificate_do_not(tmp_path: Path) -> None:
+    with own_broker(secure=True) as broker, Site(broker.bootstrap, tmp_path, partitions=1) as here:
+        rewritten(
+            here, bootstrap=f'["{broker.addresses["sasl_plaintext"]}"]', security='"sasl_plaintext"', sasl_mechanism='"SCRAM-SHA-512"'
         )
-        environment = {"TOCSIN_KAFKA_USERNAME": USERNAME, "TOCSIN_KAFKA_PASSWORD": "guessed"}
-        with Site(broker.bootstrap, tmp_path, partitions=1) as here:
-            text = here.path.read_text()
-            for line in secure.splitlines():
-                key = line.split(" = ")[0]
-                text = "".join(kept + "\n" for kept in text.splitlines() if not kept.startswith(key + " ")) + line + "\n"
-            here.path.write_text(text)
-            here.environment = environment
-            worker = here.start("all")
-            until(lambda: not worker.wanted, "it has given up")
-            assert worker.exits == [6]
-            assert "guessed" not in worker.log.read_text()
-            environment["TOCSIN_KAFKA_PASSWORD"] = PASSWORD
-            worker.again()
-            here.ready()
-            here.feed(2_000, 2_000).done()
-            here.finish()
-            exact(here)
+        here.environment = {"TOCSIN_KAFKA_USERNAME": USERNAME, "TOCSIN_KAFKA_PASSWORD": "guessed"}
+        worker = here.start("all")
+        until(lambda: not worker.wanted, "it has given up")
+        assert worker.exits == [6]
+        assert "guessed" not in worker.log.read_text()
+        here.environment["TOCSIN_KAFKA_PASSWORD"] = PASSWORD
+        worker.again()
+        here.ready()
+        here.feed(2_000, 2_000).done()
+        here.finish()
+        # The same over TLS on both sides, with nothing but a certificate.
+        broker.authority.issue("worker")
+        rewritten(
+            here,
+            bootstrap=f'["{broker.addresses["mtls"]}"]',
+            security='"ssl"',
+            ca_file=f'"{broker.authority.ca}"',
+            cert_file=f'"{broker.folder / "worker.crt"}"',
+            key_file=f'"{broker.folder / "worker.key"}"',
+        )
+        here.environment = {}
+        worker.again()
+        until(worker.at_work, "it is at work")
+        here.feed(2_000, 2_000, seed=1).done()
+        here.finish()
+        exact(here)
 
 
 def test_records_of_another_format_and_of_a_clock_that_is_ahead_go_to_the_dead_letters(site: Make) -> None:
