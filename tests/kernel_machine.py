@@ -6,148 +6,43 @@ rows. It shares no code with the kernel.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from fnmatch import fnmatchcase
-from typing import Any, ClassVar
+from typing import Any
 
 import msgspec
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from connectors.alert import Alert
-from connectors.containment import Action, Applied, Prepared, Rehearsal, Trouble, Undone, Verb, Verified
-from connectors.decision import made
-from connectors.event import HOUR, MINUTE, SECOND
-from detector.history import Entry, History
+from connectors.containment import Action
+from connectors.decision import encode, made
+from connectors.event import DAY, HOUR, MINUTE, SECOND
+from detector.approvals import hear
+from detector.history import Entry
 from detector.kernel import Outside
-from detector.ledger import Ledger
-from detector.policy import Breaker, Measure, Population, Respond, Retry, Rule, Shares
+from detector.policy import Approver
 from detector.respond import Responder
 from tests.alerts import T0, made_alert
-
-TTL, AGE, COOL = 5_400, 900, 600
-PODS = [f"pod:{space}/p{i}" for space in ("a", "b") for i in range(5)] + ["pod:kube-system/dns"]
-JOBS = [f"job:j{i}" for i in range(4)]
-TOKENS = ["token:t0", "token:t1"]
-NODES = [f"node:n{i}" for i in range(4)]
-USERS = ["user:eve", "user:admin", "user:mallory"]
-PEOPLE = ["user:ann", "user:bob", "user:eve"]
-
-RESPOND = Respond(
-    mode="enforce",
-    protected=["user:admin"],
-    max_per_hour=5,
-    max_concurrent=2,
-    max_age_seconds=AGE,
-    min_signals=2,
-    shares=Shares(namespace=20.0, nodes=25.0),
-    population=Population(namespaces={"a": 5, "b": 5}, nodes=4),
-    breaker=Breaker(wrong=2, window_seconds=3_600),
-    retry=Retry(attempts=2, first_seconds=1.0, most_seconds=2.0),
-    rules=[
-        Rule(
-            name="r",
-            actions=[
-                Measure(verb="isolate_pod", mode="enforce", ttl_seconds=TTL, cooldown_seconds=COOL, max_per_hour=6),
-                Measure(verb="revoke_token", mode="enforce", cooldown_seconds=COOL, max_per_hour=3),
-                Measure(verb="cancel_job", mode="enforce", cooldown_seconds=COOL),
-                Measure(verb="drain_node", mode="approve", ttl_seconds=TTL, cooldown_seconds=COOL),
-            ],
-        )
-    ],
+from tests.kernel_world import (
+    AGE,
+    CLIENTS,
+    COOL,
+    IDLE,
+    JOBS,
+    NODES,
+    PEOPLE,
+    PODS,
+    RESPOND,
+    TOKENS,
+    TTL,
+    UNDO_WAIT,
+    UNDOABLE,
+    WIDE,
+    Crash,
+    ListLedger,
+    World,
+    history_of,
 )
-
-
-#: The same without what would keep the other rules from being reached.
-WIDE = msgspec.structs.replace(RESPOND, max_per_hour=4, max_concurrent=50, shares=Shares())
-
-
-class Crash(BaseException):
-    """What a kill looks like from inside."""
-
-
-class World:
-    """An adapter and its target: what is contained by which action. ``weather`` is what goes wrong next."""
-
-    title: ClassVar[str] = "a small world"
-    Settings: ClassVar[type[msgspec.Struct]] = msgspec.Struct
-    verbs: ClassVar[tuple[Verb, ...]] = (
-        Verb(name="isolate_pod", kinds=("pod",), undoable=True, residual="None.", needs=("x",)),
-        Verb(name="cancel_job", kinds=("job",), undoable=False, residual="None.", needs=("x",), destructive=True),
-        Verb(name="revoke_token", kinds=("token",), undoable=False, residual="None.", needs=("x",)),
-        Verb(name="drain_node", kinds=("node",), undoable=True, residual="None.", needs=("x",)),
-    )
-
-    def __init__(self) -> None:
-        self.contained: dict[tuple[str, str], str] = {}
-        self.effects: list[str] = []
-        self.calls: list[Action] = []
-        self.weather: str = ""
-        self.judge: Any = None
-
-    def prepare(self, action: Action) -> Prepared:
-        if self.weather == "gone":
-            return Prepared("failed", "not found", trouble=Trouble("gone"))
-        if self.weather == "down":
-            return Prepared("failed", "no connection", trouble=Trouble("down"))
-        # It never says "already": the rules alone must see to it that nothing is contained twice.
-        return Prepared("ready", "", {"v": 1})
-
-    def apply(self, action: Action) -> Applied:
-        self.judge(action)
-        if self.weather == "refused":
-            return Applied("failed", "no", Trouble("refused"))
-        if self.weather == "crash before":
-            raise Crash
-        if action.id not in self.effects:
-            self.effects.append(action.id)
-            if action.verb in ("isolate_pod", "drain_node"):
-                self.contained[(action.verb, action.target)] = action.id
-        if self.weather == "crash after":
-            raise Crash
-        return Applied("unknown", "half a reply", Trouble("down")) if self.weather == "half" else Applied("applied", "")
-
-    def verify(self, action: Action) -> Verified:
-        if self.weather == "blind":
-            return Verified("unverified", "cannot be seen")
-        there = action.id in self.effects
-        return Verified("verified" if there else "not-effective", "")
-
-    def undo(self, action: Action) -> Undone:
-        if self.contained.get((action.verb, action.target)) == action.id:
-            del self.contained[(action.verb, action.target)]
-            return Undone("undone", "")
-        return Undone("already", "")
-
-    def verify_undone(self, action: Action) -> Verified:
-        return Verified("verified", "")
-
-    def close(self) -> None:
-        """Nothing is held open."""
-
-    @classmethod
-    def rehearsal(cls) -> Rehearsal:
-        raise NotImplementedError
-
-
-class ListLedger(Ledger):
-    """The rows in a list: what the state machine needs of a ledger, a hundred times faster. Its rows survive a crash."""
-
-    def __init__(self, rows: list[Entry]) -> None:
-        self.rows = rows
-        self.history = history_of(rows)
-
-    def append(self, entries: Iterable[Entry]) -> None:
-        for entry in entries:
-            self.rows.append(entry)
-            self.history.add(entry)
-
-
-def history_of(rows: list[Entry]) -> History:
-    history = History()
-    for entry in rows:
-        history.add(entry)
-    return history
 
 
 class Machine(RuleBasedStateMachine):
@@ -164,7 +59,10 @@ class Machine(RuleBasedStateMachine):
         self.per_hour, self.at_a_time = (4, 50) if wide else (5, 2)
         self.in_a_space, self.of_nodes = (50, 50) if wide else (1, 1)
         self.said: dict[str, set[str]] = {}
+        #: (verb, target) -> since when nothing may hold it, and it was known.
+        self.wanted: dict[tuple[str, str], int] = {}
         self.alerts: dict[str, Alert] = {}
+        self.checked = 0
         self.of: dict[str, str] = {}
         self.born()
 
@@ -174,6 +72,7 @@ class Machine(RuleBasedStateMachine):
             self.respond,
             [self.world],
             ListLedger(self.rows),
+            {verb.name: verb for verb in (*self.world.verbs, IDLE)},
             clock=lambda: max(self.now, self.latest),
             outside=lambda: Outside(self.stopped),
             chance=lambda: 0.5,
@@ -190,7 +89,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(
         number=st.integers(0, 30),
-        aims=st.lists(st.sampled_from(PODS + JOBS + TOKENS * 4 + NODES), min_size=1, max_size=4),
+        aims=st.lists(st.sampled_from(PODS + JOBS + TOKENS * 4 + NODES + CLIENTS), min_size=1, max_size=4),
         who=st.sampled_from(["user:mallory"] * 5 + ["user:eve", "user:admin"]),
         signals=st.sampled_from([["egress", "denied_ratio"]] * 5 + [["egress"], ["egress", "bytes_out"]]),
         probation=st.sampled_from([False] * 6 + [True]),
@@ -225,10 +124,83 @@ class Machine(RuleBasedStateMachine):
     def people_say(self, pick: int, person: str, word: Any) -> None:
         waiting = list(self.responder.ledger.history.waiting)
         action = waiting[pick % len(waiting)]
-        decision = made(action, word, person, max(self.now, self.latest))
+        self.word(action, word, person)
+
+    @precondition(lambda self: self.responder.ledger.history.holds)
+    @rule(pick=st.integers(0, 5), person=st.sampled_from(PEOPLE))
+    def released(self, pick: int, person: str) -> None:
+        holds = list(self.responder.ledger.history.holds.items())
+        key, hold = holds[pick % len(holds)]
+        party = person in (key[1], *hold.entry.owners)
+        before = self.world.contained.get(key)
+        heard = self.word(hold.entry.action, "release", person)
+        if party:
+            assert not heard, "somebody released what is about them"
+            assert self.world.contained.get(key) == before or self.now >= hold.due or self.protected(hold.entry), "it ended for them"
+        elif heard:
+            self.wanted.setdefault(key, self.latest)
+
+    def word(self, action: str, word: Any, person: str) -> bool:
+        """Somebody's word comes as it does in life; whether it counted."""
+        present = max(self.now, self.latest)
+        record = encode(made(action, word, person, present))
+        history = self.responder.ledger.history
+        heard = hear(record, person, self.respond, history, present)
+        if heard.decision is None:
+            return False
+        allowed = not self.respond.approvers or person in self.respond.approvers
+        assert allowed, "heard somebody who may not"
+        decision = heard.decision
         if word == "approve":
             self.said.setdefault(action, set()).add(person)
         self.living(lambda: self.responder.hear(decision, self.now))
+        return True
+
+    @rule(names=st.sampled_from([[], [], ["user:ann"], ["user:ann", "user:bob"], ["user:bob", "user:eve"]]))
+    def approvers_change(self, names: list[str]) -> None:
+        self.base = msgspec.structs.replace(self.base, approvers={name: Approver() for name in names})
+        self.respond = msgspec.structs.replace(self.respond, approvers=self.base.approvers)
+        self.responder.adopt(self.respond)
+
+    @rule(patterns=st.sampled_from([["user:admin"], ["user:admin", "user:mallory"]]))
+    def policy_changes_and_it_is_started_anew(self, patterns: list[str]) -> None:
+        self.respond = msgspec.structs.replace(self.base, protected=patterns)
+        self.born()
+        # What a process does first (``detector.responder``).
+        self.living(lambda: self.responder.expire(self.now))
+        self.note_protected()
+        self.prompt()
+
+    @rule()
+    def ticks(self) -> None:
+        """Time passes as it does for the process: it acts when it says that something is due."""
+        for _ in range(8):
+            self.now = max(self.now, self.latest) + MINUTE
+            due = self.responder.next_due()
+            if due is not None and due <= self.now:
+                self.living(lambda: self.responder.expire(self.now))
+            self.latest = max(self.latest, self.now)
+        self.prompt()
+
+    def note_protected(self) -> None:
+        for key, hold in self.responder.ledger.history.holds.items():
+            if self.protected(hold.entry):
+                self.wanted.setdefault(key, self.latest)
+
+    def protected(self, entry: Entry) -> bool:
+        return any(fnmatchcase(name, pattern) for name in (entry.target, *entry.owners) for pattern in self.respond.protected)
+
+    def prompt(self) -> None:
+        """What is to end was tried within minutes, since it was known and since it last failed."""
+        history = self.responder.ledger.history
+        for key, since in list(self.wanted.items()):
+            hold = history.holds.get(key)
+            if hold is None or not (hold.released or self.protected(hold.entry)):
+                del self.wanted[key]
+                continue
+            tried = [each.time for each in self.rows if (each.verb, each.target) == key and each.step == "undo-intent"]
+            last = max([since, *tried])
+            assert self.latest - last <= UNDO_WAIT + 2 * MINUTE, "what was to end was left as it was"
 
     @rule(pause=st.sampled_from([1, 3, 60, COOL, COOL, TTL, 7_200]))
     def time_passes(self, pause: int) -> None:
@@ -240,7 +212,12 @@ class Machine(RuleBasedStateMachine):
         self.now -= back
         self.living(lambda: self.responder.expire(self.now))
 
-    @rule(weather=st.sampled_from(["", "", "", "", "gone", "down", "refused", "half", "blind", "crash before", "crash after"]))
+    @rule(forth=st.sampled_from([10 * MINUTE, 2 * HOUR]))
+    def clock_jumps_forth(self, forth: int) -> None:
+        self.now = max(self.now, self.latest) + forth
+        self.living(lambda: self.responder.expire(self.now))
+
+    @rule(weather=st.sampled_from(["", "", "", "", "stuck", "gone", "down", "refused", "half", "blind", "crash before", "crash after"]))
     def weather(self, weather: str) -> None:
         self.world.weather = weather
 
@@ -257,6 +234,8 @@ class Machine(RuleBasedStateMachine):
     def policy_changes(self, patterns: list[str], mode: Any) -> None:
         self.respond = msgspec.structs.replace(self.base, protected=patterns, mode=mode)
         self.responder.adopt(self.respond)
+        self.living(lambda: self.responder.expire(self.now))
+        self.note_protected()
 
     # --- The oracle ------------------------------------------------------------------------------------------------------------
 
@@ -269,7 +248,8 @@ class Machine(RuleBasedStateMachine):
         assert not self.stopped, "acted though the kill switch was on"
         assert self.respond.mode == "enforce", "acted above the mode"
         people = self.said.get(action.id, set()) - {action.target, *row.owners}
-        wanted = {"isolate_pod": 0, "revoke_token": 0, "cancel_job": 2, "drain_node": 1}[action.verb]
+        people &= self.respond.approvers.keys() or people
+        wanted = {"isolate_pod": 0, "revoke_token": 0, "cancel_job": 2, "drain_node": 1, "limit_user": 0}[action.verb]
         assert len(people) >= wanted, "acted without the people it needs"
         for name in (action.target, *row.owners):
             assert not any(fnmatchcase(name, pattern) for pattern in (*self.respond.protected, "pod:kube-system/*")), "protected"
@@ -282,6 +262,17 @@ class Machine(RuleBasedStateMachine):
         assert action.verb != "drain_node" or sum(verb == "drain_node" for verb, _ in others) < self.of_nodes, (
             "too large a share of the nodes"
         )
+        taken = {target for _, target in others}
+        taken |= {
+            each.target for each in self.rows if each.result == "enforced" and each.time > now - HOUR and each.action != action.id
+        }
+        taken.discard(action.target)
+        kinds = [target.partition(":")[0] for target in taken]
+        if action.verb in ("drain_node", "cancel_job"):
+            gpus = 4 * sum(kind in ("node", "job") for kind in kinds)
+            assert gpus + 4 <= 8, "too large a share of the GPUs"
+        if action.verb in ("limit_user", "revoke_token"):
+            assert sum(kind in ("client", "token", "user") for kind in kinds) + 1 <= 2, "too large a share of the users"
         if not people:
             self.alone(action, row, now)
 
@@ -311,6 +302,11 @@ class Machine(RuleBasedStateMachine):
             assert len(recent) <= self.per_hour, "too many in an hour"
             assert sum(other.verb == "revoke_token" for other in recent) <= 3, "too many of a verb in an hour"
         assert len(self.world.effects) == len(set(self.world.effects)), "one action, one effect"
+        assert not any(each.verb == IDLE.name for each in begun), "begun what nobody can do"
+        for each in self.rows[self.checked :]:
+            self.lengthened(each)
+            self.escalated(each)
+        self.checked = len(self.rows)
         ends = {each.action: each.due for each in begun}
         moved: dict[tuple[str, str], int] = {}
         for each in self.rows:
@@ -318,7 +314,38 @@ class Machine(RuleBasedStateMachine):
                 moved[(each.verb, each.target)] = max(each.due, moved.get((each.verb, each.target), 0))
         if not self.responder.ledger.history.pending and self.rows and self.rows[-1].step.startswith("undo"):
             late = [key for key, action in self.world.contained.items() if max(ends[action], moved.get(key, 0)) < self.latest]
+            failed = {(each.verb, each.target): each.time for each in self.rows if each.result == "undo-failed"}
+            late = [key for key in late if self.latest - failed.get(key, 0) >= UNDO_WAIT]
             assert not late, "contained beyond its time"
+
+    def escalated(self, row: Entry) -> None:
+        """Each time within a day of the last the time is twice as long; what is only moved out is as long as it was."""
+        if row.verb != "limit_user" or row.result not in ("enforced", "already-contained") or not row.due:
+            return
+        times, last = 0, 0
+        for each in self.rows:
+            if each is row:
+                break
+            if self._same(each, ("limit_user", row.target)):
+                times, last = (times + 1 if last and each.time - last < DAY else 1), each.time
+        times = times if row.time - last < DAY else 0
+        times -= row.result == "already-contained"
+        assert row.due - row.time == min(TTL * 2**times, 30 * 86_400) * SECOND, "another time than its turn has"
+
+    def lengthened(self, row: Entry) -> None:
+        """A row that moves an end out must rest on what could have begun a containment: here without people, on a fresh alert."""
+        if row.result != "already-contained" or not row.due:
+            return
+        assert row.verb in UNDOABLE, "what has no end was moved out"
+        assert row.due - row.time <= 30 * 24 * HOUR, "beyond the longest time"
+        people = (self.said.get(row.action, set()) - {row.target, *row.owners}) & (self.respond.approvers.keys() or set(PEOPLE))
+        if people:
+            return
+        assert row.verb != "drain_node", "moved out without the person it needs"
+        assert row.facts is not None
+        assert not row.facts.probation, "moved out on probation"
+        assert set(row.facts.signals) >= {"egress", "denied_ratio"}, "moved out with too few witnesses"
+        assert row.time - row.facts.time <= AGE * SECOND, "moved out on an old alert"
 
     def teardown(self) -> None:
         if hasattr(self, "rows"):

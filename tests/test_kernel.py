@@ -8,7 +8,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from detector import kernel
+from connectors.event import SECOND
+from detector import approvals, decide, kernel
+from detector.respond import Responder
+from detector.wishes import Policy
 from tests.kernel_machine import Machine
 
 
@@ -44,3 +47,32 @@ def test_a_kernel_without_one_of_its_rules_is_found_out(monkeypatch: pytest.Monk
     monkeypatch.setattr(kernel, "CHECKS", tuple(each for each in kernel.CHECKS if each is not rule))
     with pytest.raises((AssertionError, BaseExceptionGroup)):
         walk(2_000)
+
+
+def old_next_due(self: Responder) -> int | None:
+    """As it was: what was to end waited for the end of its time."""
+    history = self.ledger.history
+    times = [max(hold.due, hold.retry) for hold in history.holds.values()]
+    times += [pending.entry.again for pending in history.pending.values()]
+    return min(times, default=None)
+
+
+#: Faults that this model found, or was made to find: where, what, and what stands there instead.
+FAULTS: dict[str, tuple[Any, str, Any]] = {
+    "what is to end waits for its time": (Responder, "next_due", old_next_due),
+    "longer without what a beginning needs": (decide, "extends", lambda *_: True),
+    "parties decide": (approvals, "_party", lambda *_: ""),
+    "removed approvers count": (kernel, "_people", lambda ask, _: ask.people - {ask.target, *ask.owners}),
+    "parties approve": (kernel, "_people", lambda ask, _: ask.people),
+    "only users are accounts": (kernel, "ACCOUNTS", frozenset({"user", "sa"})),
+    "one GPU is another": (Policy, "gpus", lambda *_: 1),
+    "no time grows": (decide, "_end", lambda ask, state, **_: state.now + ask.measure.ttl_seconds * SECOND * ask.verb.undoable),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
+def test_a_fault_that_was_there_once_is_found_out(monkeypatch: pytest.MonkeyPatch, fault: tuple[Any, str, Any]) -> None:
+    monkeypatch.setattr(*fault)
+    with pytest.raises((AssertionError, BaseExceptionGroup)):
+        walk(1_000)
