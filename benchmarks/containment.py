@@ -1,12 +1,11 @@
 """How long containment takes: an alert taken to the call issued, and to the effect verified; and what the ledger's rows cost of it.
 
-Run as ``python -m benchmarks.containment [--database URL] [--kafka HOST:PORT]``. Each adapter is rehearsed on the target it ships
+Run as ``python -m benchmarks.containment [--database URL]``. Each adapter is rehearsed on the target it ships
 with, in this process, so the figures are ours without the network and the target: what a real one adds is its own.
 Beside each figure stands the same
 without us: the bare answer of the same target to one request, one row inserted into the same database and committed.
 
-``--kafka``: from the topic of alerts to the call, in a responder's process on a real broker (``python -m tests.broker`` runs one),
-beside a bare consumer of the same topic.
+From the topic of alerts, through a responder's process on a real broker: ``benchmarks.containment_kafka``.
 """
 
 from __future__ import annotations
@@ -192,18 +191,10 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--database", help="SQLAlchemy URL of an empty database, to compare with SQLite")
-    parser.add_argument("--kafka", metavar="HOST:PORT", help="measure from the topic of alerts, on this broker")
     given = parser.parse_args()
     print(f"{platform.machine()}, {platform.python_implementation()} {platform.python_version()}, SQLAlchemy {sa.__version__}")
     show("the kernel alone, empty history", deciding(0))
     show("the kernel alone, 10,000 alerts before", deciding(10_000))
-    if given.kafka:
-        from benchmarks.containment_kafka import measured
-
-        bare, issued, verified = measured(given.kafka, ALERTS)
-        show("Kafka: produced to read by a bare consumer", bare)
-        show("Kafka: alert produced to call issued", issued, bare)
-        show("Kafka: alert produced to effect verified", verified, bare)
     with tempfile.TemporaryDirectory() as folder:
         kinds: dict[str, Callable[[], Ledger]] = {
             "memory": Ledger,

@@ -145,9 +145,10 @@ class FakeKubernetes(Fake):
         if path.startswith(_JOBS):
             changed["status"] = {} if changed["spec"]["suspend"] else {"active": 1}
         if path.startswith(_WORKLOADS):
-            job = self.objects[f"{_JOBS}/queued"]
+            owners = {owner["uid"] for owner in changed["metadata"]["ownerReferences"]}
+            where, job = next((path, one) for path, one in self.objects.items() if one["metadata"]["uid"] in owners)
             job["spec"]["suspend"] = not changed["spec"]["active"]
-            self._follow(f"{_JOBS}/queued", job)
+            self._follow(where, job)
         if path.startswith(_PODS):
             labels = [f"k8s:{key}={value}" for key, value in changed["metadata"].get("labels", {}).items()]
             status: Object = {"identity": {"labels": labels}}
