@@ -177,9 +177,7 @@ class Service:
         if abs(drift - self._told) <= SKEW:
             return []
         self._told = drift if abs(drift) > SKEW else 0
-        text = (
-            f"the wall clock is {drift / SECOND:+.0f} seconds from the responder's time; decisions count by either of them"
-        )
+        text = f"the wall clock is {drift / SECOND:+.0f} seconds from the responder's time; decisions count by either of them"
         return [News(None, text if self._told else "the wall clock and the responder's time are the same again")]
 
     def _anchored(self, *, at_once: bool = False) -> list[News]:
