@@ -210,7 +210,9 @@ class Process:
         """Return once the broker answers, has our topics as they must be, and takes messages. Raises Halt, KafkaError, BrokerError."""
         await connected(self.kafka, log.warning)
         await self._look_at_topics()
-        self.sender = Sender(self.client, self.fail, linger_ms=0, max_request_size=self.kafka.message_bytes)
+        compression = None if self.kafka.compression == "none" else self.kafka.compression
+        settings = {"linger_ms": 0, "max_request_size": self.kafka.message_bytes, "compression_type": compression}
+        self.sender = Sender(self.client, self.fail, **settings)
         await self.sender.start()
 
     async def _unless_asked(self, work: Coroutine[Any, Any, None]) -> bool:

@@ -79,7 +79,7 @@ def test_wrong_credentials_end_it_at_once_and_right_ones_or_a_certificate_do_not
 
 
 def test_records_of_another_format_and_of_a_clock_that_is_ahead_go_to_the_dead_letters(site: Make) -> None:
-    here = site(raw={"zeek": ("zeek_conn", 4), "odd": ("zeek_conn", 1)})
+    here = site(raw={"zeek": ("zeek_conn", 4), "odd": ("zeek_conn", 1)}, settings='kafka.compression = "zstd"')
     here.start("all")
     here.ready()
     odd = next(topic for topic in here.raw if topic.endswith(".odd"))
