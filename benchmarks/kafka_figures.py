@@ -74,6 +74,7 @@ def summary(delays_: Sequence[float], sent: int) -> dict[str, Any]:
         "p99_ms": round(quantile(delays_, 0.99) * 1000, 1),
         "worst_ms": round(max(delays_, default=math.nan) * 1000, 1),
         "seen": len(delays_),
+        "share_seen": round(len(delays_) / sent, 3) if sent else math.nan,
         "sent": sent,
     }
 
@@ -119,10 +120,12 @@ AIMS: dict[str, tuple[str, float]] = {
     "visits.object_ratio_to_faust_agent": (">=", 40.0),
     "latency.ratio_to_relay_p50": ("<=", 1.5),
     "latency.ratio_to_relay_p99": ("<=", 1.5),
+    "latency.alerts.share_seen": (">=", 0.99),
     "latency.alerts.p50_ms": ("<=", 25.0),
     "latency.alerts.p99_ms": ("<=", 75.0),
     "burst.during_and_after.p99_ms": ("<=", 2_000.0),
-    "burst.lost": ("<=", 0.0),
+    "burst.lost_or_doubled": ("<=", 0.0),
+    "burst.during_and_after.share_seen": (">=", 0.99),
     "workers.ratio_two_to_one": (">=", 1.8),
     "recovery.identities_per_second": (">=", 100_000.0),
     "checkpoints.sigterm_seconds": ("<=", 10.0),
