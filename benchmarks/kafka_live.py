@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 #: Processes between a raw record and an alert: ingest, actor, object, fuse.
 HOPS = 4
-#: Markers a second: enough for a p99 within minutes, and few enough to be surprising.
-MARKERS = 10.0
+#: Markers a second at so many events a second: enough for a p99 within minutes, few enough to be surprising and within the budget, which
+#: is one of event time.
+MARKERS, AT_RATE = 10.0, 5_000.0
 #: As many alerts as there are markers, in event time: all of them and hardly anything else are to be told.
 BUDGET = {"budget.alerts_per_day": "1_000"}
 #: Seconds of a turn that are not counted: caches fill and buffers find their sizes.
@@ -66,6 +67,7 @@ class Engine:
     def settings(self, phases: list[tuple[float, float]], markers: float = MARKERS) -> dict[str, Any]:
         """Of the next load."""
         self.turn += 1
+        markers *= self.sizes.rate / AT_RATE
         more = {"speed": self.speed, "began": self.clock, "markers": markers, "first": self.number, "seed": self.turn}
         return {"identities": self.sizes.identities, "phases": phases, **more}
 
