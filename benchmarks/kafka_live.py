@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 #: Processes between a raw record and an alert: ingest, actor, object, fuse.
 HOPS = 4
-#: Markers a second at so many events a second: enough for a p99 within minutes, few enough to be surprising and within the budget, which
-#: is one of event time.
+#: Markers a second at so many events a second: enough for a p99 within minutes, few enough to be surprising and within the budget,
+#: which is one of event time.
 MARKERS, AT_RATE = 10.0, 5_000.0
 #: As many alerts as there are markers, in event time: all of them and hardly anything else are to be told.
 BUDGET = {"budget.alerts_per_day": "1_000"}

@@ -18,8 +18,8 @@ from detector.follow import to_the_end
 from detector.snapshot import HEAD, Snapshot, restore
 from detector.stage import Stage
 
-#: How long the broker waits for the end of a checkpoint before it gives it up, in milliseconds. A million profiles on a machine that is
-#: busy otherwise take minutes; whoever takes over need not wait, as it ends the transaction of the owner before. Brokers allow 15 minutes.
+#: How long the broker waits for the end of a checkpoint before it gives it up, in milliseconds. A million profiles on a busy
+#: machine take minutes; whoever takes over need not wait, for it ends the transaction of the owner before. Brokers allow 15 minutes.
 TRANSACTION_MS = 600_000
 #: Largest request, in bytes: several records of a state in one.
 LARGEST_REQUEST = 8 << 20

@@ -57,7 +57,7 @@ def respond(
     replay: Annotated[
         bool, typer.Option("--replay", help="The alerts are of a replay: observe only, whatever the policy says.")
     ] = False,
-    listen: Annotated[str, typer.Option(help="Where /metrics, /healthz and /readyz are (127.0.0.1:9464); none if empty.")] = "",
+    listen: Annotated[str, typer.Option(help="Where /metrics, /healthz and /readyz are, e.g. 127.0.0.1:9470; none if not given.")] = "",
     json_: Annotated[bool, typer.Option("--json", help="What was done as JSON, one line each.")] = False,
 ) -> None:
     """Act on alerts by policy: decide, ask, contain, verify, take back. Every step is in the ledger first."""
