@@ -246,5 +246,6 @@ def exact(site: Site) -> Refold:
     """Fails unless everything counts once, every state is the fold of its log, and the alerts are those of the folds."""
     refold = Refold(site)
     say(refold.summary())
-    assert refold.problems() == []
+    problems = refold.problems()
+    assert not problems, "\n".join(map(str, problems))
     return refold

@@ -12,7 +12,7 @@ import pytest
 from connectors.deadletter import DeadLetter, decode
 from tests.broker import PASSWORD, USERNAME, own_broker
 from tests.chaos import Member, Site, until
-from tests.refold import exact
+from tests.refold import Refold, exact
 from tests.traffic import Feed, flow, flows, pods
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(600)]
@@ -88,7 +88,10 @@ def test_records_of_another_format_and_of_a_clock_that_is_ahead_go_to_the_dead_l
     for each in feeds:
         each.done()
     here.finish()
-    refold = exact(here)
+    refold = Refold(here)
+    # The five that are ahead are no rows, though their source can read them; nothing else is missing.
+    ours = [each for each in refold.problems() if "5 rows are lost, 0 counted twice; the first at 200 of 305" not in each]
+    assert (ours, len(refold.problems())) == ([], 2)
     letters = [letter for m in refold.letters if isinstance(letter := decode(m.value or b""), DeadLetter)]
     assert {letter.topic for letter in letters} == {odd}
     ahead = {letter.offset for letter in letters if letter.reason == "time-ahead"}
