@@ -53,7 +53,7 @@ class TimeGuard:
             self._waiting.append(decoded)
         if not self._waiting:
             return []
-        whole = self._waiting[0] if len(self._waiting) == 1 else _joined(self._waiting)
+        whole = self._waiting[0] if len(self._waiting) == 1 else joined(self._waiting)
         block = whole.block
         # Decided record by record: the rows of one stay together, and are no witnesses of their own time.
         first = np.flatnonzero(np.diff(block.record, prepend=-1))
@@ -120,7 +120,8 @@ def _ahead(time: int, ahead: int) -> str:
     return f"time {when}Z is more than {ahead / HOUR:g} h ahead of the records around it"
 
 
-def _joined(parts: list[Decoded]) -> Decoded:
+def joined(parts: list[Decoded]) -> Decoded:
+    """Batches that follow one another as one."""
     skipped: dict[str, int] = {}
     for part in parts:
         for kind, many in part.skipped.items():

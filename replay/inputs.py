@@ -17,7 +17,7 @@ from connectors.names import Names
 from connectors.sources import Decoded
 from connectors.sources.table import Mapping, MappingError, read_mapping
 from connectors.trace import TraceError, open_trace
-from detector.ingest import TimeGuard
+from detector.ingest import TimeGuard, joined
 from replay.recorded import EventTrace, RawLog
 from replay.traces import MANIFEST, LogEntry, Manifest, inside, is_folder, read_manifest, verify
 
@@ -177,21 +177,8 @@ class PacedLog:
                 self._pace.wait(part.block)
             if held and not guard.waiting:
                 # As one: whoever takes it may number its names anew before the next, and would not know of what is held here.
-                yield held[0] if len(held) == 1 else _joined(held)
+                yield held[0] if len(held) == 1 else joined(held)
                 held = []
-
-
-def _joined(parts: list[Decoded]) -> Decoded:
-    skipped: dict[str, int] = {}
-    for part in parts:
-        for kind, many in part.skipped.items():
-            skipped[kind] = skipped.get(kind, 0) + many
-    return Decoded(
-        Block.concat([part.block for part in parts]),
-        [reject for part in parts for reject in part.rejects],
-        skipped,
-        [binding for part in parts for binding in part.bindings],
-    )
 
 
 def speed(text: str) -> float | None:

@@ -16,6 +16,8 @@ from tests.servers import postgres_url as postgres_url
 if TYPE_CHECKING:
     from tests.broker import Broker, Running
     from tests.chaos import Site
+    from tests.keycloak_stage import Realm
+    from tests.servers import Keycloak
 
 
 @pytest.fixture(scope="session")
@@ -48,3 +50,13 @@ def site(broker: Broker | Running, tmp_path: Path) -> Iterator[Callable[..., Sit
     yield make
     for each in made:
         each.close()
+
+
+@pytest.fixture(scope="module")
+def realm(keycloak: Keycloak) -> Iterator[Realm]:
+    """A realm of the file's own on the shared Keycloak."""
+    from tests.keycloak_stage import Realm
+
+    made = Realm(keycloak)
+    yield made
+    made.close()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from connectors.containment import Action, Applied, Prepared, Rehearsal, Snapshot, Undone, Verb, Verified, available, offered
+from connectors.containment import Action, Adapter, Applied, Prepared, Rehearsal, Snapshot, Undone, Verb, Verified, available, offered
 from connectors.containment.lab import QUARANTINE, Lab
 from connectors.names import KINDS
 
@@ -28,6 +28,22 @@ def applied(stage: Rehearsal, verb: Verb, target: str, action: str = "a1") -> Ac
     ready = prepared(stage, verb, target, action)
     assert stage.adapter.apply(ready).status == "applied"
     return ready
+
+
+def cycle(adapter: Adapter, verb: str, target: str) -> str:
+    """All five calls; "" where each came to its end, else what the first that did not said."""
+    action = Action(id="a1", verb=verb, target=target)
+    ready = adapter.prepare(action)
+    if ready.status != "ready":
+        return f"prepare: {ready}"
+    action = msgspec.structs.replace(action, snapshot=ready.snapshot)
+    done, seen = adapter.apply(action), adapter.verify(action)
+    if done.status != "applied" or seen.status != "verified":
+        return f"apply: {done} {seen}"
+    if not next(one for one in adapter.verbs if one.name == verb).undoable:
+        return ""
+    undone, left = adapter.undo(action), adapter.verify_undone(action)
+    return "" if (undone.status, left.status) == ("undone", "verified") else f"undo: {undone} {left}"
 
 
 def shown(verb: Verb) -> str:

@@ -9,9 +9,7 @@ from base64 import b64encode
 from typing import Any
 
 import pytest
-from msgspec.structs import replace
 
-from connectors.containment import Action, Adapter
 from connectors.containment._fake import Ask
 from connectors.containment._fake_harbor import FakeHarbor
 from connectors.containment._fake_mlflow import FakeMlflow
@@ -21,24 +19,9 @@ from connectors.containment.harbor import Harbor, HarborSettings
 from connectors.containment.mlflow import Mlflow, MlflowSettings
 from connectors.containment.slurm import Slurm, SlurmSettings
 from tests.checkout import ROOT
+from tests.test_containment_battery import cycle
 
 DEPLOY = ROOT / "deploy"
-
-
-def cycle(adapter: Adapter, verb: str, target: str) -> str:
-    """All five calls; "" where each came to its end, else what the first that did not said."""
-    action = Action(id="a1", verb=verb, target=target)
-    ready = adapter.prepare(action)
-    if ready.status != "ready":
-        return f"prepare: {ready}"
-    action = replace(action, snapshot=ready.snapshot)
-    done, seen = adapter.apply(action), adapter.verify(action)
-    if done.status != "applied" or seen.status != "verified":
-        return f"apply: {done} {seen}"
-    if not next(one for one in adapter.verbs if one.name == verb).undoable:
-        return ""
-    undone, left = adapter.undo(action), adapter.verify_undone(action)
-    return "" if (undone.status, left.status) == ("undone", "verified") else f"undo: {undone} {left}"
 
 
 def harbor(permissions: list[dict[str, Any]]) -> Harbor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,13 +14,6 @@ from tests.servers import Keycloak
 from tests.test_containment_battery import CHECKS, Check
 
 pytestmark = pytest.mark.containment
-
-
-@pytest.fixture(scope="module")
-def realm(keycloak: Keycloak) -> Iterator[Realm]:
-    made = Realm(keycloak)
-    yield made
-    made.close()
 
 
 # What the server does.

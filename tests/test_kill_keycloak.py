@@ -14,7 +14,6 @@ from detector.ledger import Ledger
 from tests.alerts import made_alert
 from tests.fake_target import BOUNDARIES, Lives
 from tests.keycloak_stage import SECRET, Realm
-from tests.servers import Keycloak
 from tests.test_kill import QUICK, TTL
 
 pytestmark = pytest.mark.containment
@@ -29,13 +28,6 @@ SLOW = set(BOUNDARIES) - set(QUICK)
 @pytest.fixture(scope="module")
 def lives() -> Iterator[Lives]:
     made = Lives("", "tests.keycloak_target")
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
-def realm(keycloak: Keycloak) -> Iterator[Realm]:
-    made = Realm(keycloak)
     yield made
     made.close()
 

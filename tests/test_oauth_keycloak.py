@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,16 +12,8 @@ from connectors.containment._fake import Rehearsed
 from connectors.containment._http import Secret
 from connectors.containment.oauth import Oauth, OauthSettings
 from tests.keycloak_stage import LAB, SECRET, Realm
-from tests.servers import Keycloak
 
 pytestmark = pytest.mark.containment
-
-
-@pytest.fixture(scope="module")
-def realm(keycloak: Keycloak) -> Iterator[Realm]:
-    made = Realm(keycloak)
-    yield made
-    made.close()
 
 
 def revoked(realm: Realm, monkeypatch: pytest.MonkeyPatch, token: str, **changes: Any) -> tuple[str, str]:
