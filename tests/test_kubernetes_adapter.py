@@ -29,6 +29,9 @@ def settled(one: dict[str, Any]) -> dict[str, Any]:
     left["metadata"] = {
         key: value for key, value in one["metadata"].items() if key not in ("resourceVersion", "managedFields", "generation")
     }
+    if "taints" in left.get("spec", {}):  # the node controller adds a cordon's own taint when it comes round to it
+        kept = [each for each in left["spec"]["taints"] if not each["key"].startswith("node.kubernetes.io/")]
+        left["spec"] = {key: value for key, value in left["spec"].items() if key != "taints"} | ({"taints": kept} if kept else {})
     return left
 
 
