@@ -41,6 +41,10 @@ POLL = 4_000
 COMMIT = 0.5
 
 
+#: Times the lateness of waking that is waited besides ``worker.linger_ms``, and the longest wait, seconds.
+SCARCE, LONGEST_LINGER = 6.0, 0.03
+
+
 class Collector(ConsumerRebalanceListener):  # type: ignore[misc]
     """Reads the raw topics of this process's share and sends events on."""
 
@@ -222,7 +226,7 @@ class Collector(ConsumerRebalanceListener):  # type: ignore[misc]
                 self.intake.put(self.topics.by_actor, partition, encode_control(self.names, control), "by-actor/1")
 
     async def _read(self) -> None:
-        linger = self.config.worker.linger_ms / 1000
+        linger, late = self.config.worker.linger_ms / 1000, 0.0
         while True:
             turn = self._turn
             polled = await self._consumer.getmany(timeout_ms=200, max_records=POLL)
@@ -245,10 +249,13 @@ class Collector(ConsumerRebalanceListener):  # type: ignore[misc]
                     await self._pass_over()
                 await self._maybe_commit()
             await self.process.out.room()
-            # Rows that come just after others wait a little for more to leave with.
-            rest = self.intake.last_put + linger - time.monotonic()
+            # Rows that come just after others wait a little for more to leave with: longer where cores are so scarce that who sleeps
+            # wakes late, for then it is the number of messages that keeps everyone waiting.
+            now = time.monotonic()
+            rest = self.intake.last_put + min(linger + SCARCE * late, LONGEST_LINGER) - now
             if polled and rest > 0:
                 await asyncio.sleep(rest)
+                late += (time.monotonic() - now - rest - late) / 16
 
     async def _look_back(self, polled: dict[TopicPartition, list[Any]], *, same: bool) -> None:
         """See whether records are missing before what was polled, or the log has run back. ``same``: no logs were given or taken while

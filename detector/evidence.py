@@ -71,9 +71,9 @@ class Item(msgspec.Struct, array_like=True):
     piece: Piece | None = None
 
 
-def items_of(found: Found, clock: int, paths: tuple[str, ...]) -> tuple[list[Item], int]:
-    """A run of rows as a judge is told of it, and the clock after it. ``clock``: latest time of any row before; ``paths``: what
-    alerts call the logs.
+def items_of(found: Found, clock: int, paths: tuple[str, ...]) -> tuple[list[tuple[int, Item]], int]:
+    """A run of rows as a judge is told of it, each item with the row it is about, and the clock after it. ``clock``: latest time of any
+    row before; ``paths``: what alerts call the logs.
 
     The clock is told with the first row of every minute, surprising or not, so that what happens when does not depend on where a block
     ends.
@@ -83,17 +83,17 @@ def items_of(found: Found, clock: int, paths: tuple[str, ...]) -> tuple[list[Ite
         return [], clock
     clocks = np.maximum.accumulate(np.maximum(block.time, clock))
     begins = np.flatnonzero(np.diff(clocks // MINUTE, prepend=clock // MINUTE)).tolist()
-    items: list[Item] = []
+    items: list[tuple[int, Item]] = []
     ticks = iter([*begins, len(block)])
     tick = next(ticks)
     for row, piece in zip(found.rows.tolist(), pieces_of(found, paths), strict=True):
         i = int(row[ROW])
         while tick <= i:
-            items.append(Item(float(clocks[tick])))
+            items.append((tick, Item(float(clocks[tick]))))
             tick = next(ticks)
-        items.append(Item(float(clocks[i]), row[:EVIDENCE], names[block.actor[i]], names[block.object[i]], piece))
+        items.append((i, Item(float(clocks[i]), row[:EVIDENCE], names[block.actor[i]], names[block.object[i]], piece)))
     while tick < len(block):
-        items.append(Item(float(clocks[tick])))
+        items.append((tick, Item(float(clocks[tick]))))
         tick = next(ticks)
     return items, int(clocks[-1])
 

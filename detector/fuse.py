@@ -375,7 +375,7 @@ def judge(parts: Sequence[Fusion], found: Found) -> list[Alert]:
     out: list[Alert] = []
     many = len(parts)
     items, parts[0].state.clock = items_of(found, parts[0].state.clock, parts[0].paths)
-    for item in items:
+    for _, item in items:
         out += _advance(parts, item.clock)
         if not item.row:
             continue

@@ -30,10 +30,11 @@ CRASH, SKIP = "!crash", "!skip/"
 
 
 class Crash(msgspec.Struct):
-    """How often the message at ``offset`` has made the stage crash."""
+    """How often a message has made the stage crash: one from ``offset`` to ``upto`` of those that were taken in together."""
 
     offset: int = -1
     times: int = 0
+    upto: int = -1
 
 
 class Fenced(RuntimeError):
@@ -78,9 +79,15 @@ class Keeper:
         self._keys = set(own)
         return len(own)
 
-    async def crashed(self, offset: int) -> int:
-        """Note that the message at ``offset`` has made the stage crash. Returns how often it has by now."""
-        self._crash = Crash(offset, self._crash.times + 1 if self._crash.offset == offset else 1)
+    def alone(self, offset: int) -> bool:
+        """Whether the message at ``offset`` is to be taken in by itself: it may be the one that has made the stage crash."""
+        return offset <= max(self._crash.offset, self._crash.upto)
+
+    async def crashed(self, offset: int, upto: int) -> int:
+        """Note that one of the messages from ``offset`` to ``upto`` has made the stage crash. Returns how often it has by now."""
+        before = self._crash
+        known = before.times and before.offset <= upto and offset <= max(before.offset, before.upto)
+        self._crash = Crash(offset, before.times + 1 if known else 1, upto)
         async with self._producer.transaction():
             await (await self._put(CRASH, msgspec.json.encode(self._crash)))
         return self._crash.times

@@ -49,7 +49,7 @@ class Router:
         self.partitions = partitions
         #: Bytes of the largest message that the broker takes.
         self.message_bytes = _MESSAGE_BYTES
-        self._waiting: list[tuple[Packet, ActorSide, int, int]] = []
+        self._waiting: list[tuple[Packet, ActorSide, int, np.ndarray]] = []
         self._rows = 0
 
     def __len__(self) -> int:
@@ -65,24 +65,24 @@ class Router:
         """The blocks that wait."""
         return [packet.block for packet, *_ in self._waiting]
 
-    def add(self, packet: Packet, side: ActorSide, partition: int, offset: int) -> None:
-        """Take in a block as its actors' visit left it: the message at ``offset`` of that visit's ``partition``."""
+    def add(self, packet: Packet, side: ActorSide, partition: int, offsets: np.ndarray) -> None:
+        """Take in a block as its actors' visit left it. ``offsets``: int64[n], from which message of that visit's ``partition`` each
+        row comes."""
         if len(packet.block):
-            self._waiting.append((packet, side, partition, offset))
+            self._waiting.append((packet, side, partition, offsets))
             self._rows += len(packet.block)
 
     def flush(self) -> list[tuple[int, bytes]]:
         """(partition, message) of all that waits."""
         if not self._waiting:
             return []
-        logs: dict[str, int] = {}
-        for packet, *_ in self._waiting:
-            table = np.array([logs.setdefault(log, len(logs)) for log in packet.logs], np.int32)
-            packet.block.partition = table[packet.block.partition]
+        logs = renumbered([packet for packet, *_ in self._waiting])
         waiting, self._waiting, self._rows = self._waiting, [], 0
-        return list(self._leaving(waiting, tuple(logs)))
+        return list(self._leaving(waiting, logs))
 
-    def _leaving(self, waiting: Sequence[tuple[Packet, ActorSide, int, int]], logs: tuple[str, ...]) -> Iterator[tuple[int, bytes]]:
+    def _leaving(
+        self, waiting: Sequence[tuple[Packet, ActorSide, int, np.ndarray]], logs: tuple[str, ...]
+    ) -> Iterator[tuple[int, bytes]]:
         """What has come in, in as few messages as the broker takes; of one input block there is one for each partition at most."""
         parts = self._joined(waiting, logs)
         if len(waiting) > 1 and any(len(data) > self.message_bytes - _ENVELOPE for _, data in parts):
@@ -92,7 +92,7 @@ class Router:
         else:
             yield from parts
 
-    def _joined(self, waiting: Sequence[tuple[Packet, ActorSide, int, int]], logs: tuple[str, ...]) -> list[tuple[int, bytes]]:
+    def _joined(self, waiting: Sequence[tuple[Packet, ActorSide, int, np.ndarray]], logs: tuple[str, ...]) -> list[tuple[int, bytes]]:
         block = Block.concat([packet.block for packet, *_ in waiting])
         sides = [side for _, side, *_ in waiting]
         extra = {
@@ -100,7 +100,7 @@ class Router:
             "peer": np.concatenate([side.peer for side in sides]),
             "surprises": np.hstack([np.vstack(list(side.signals.values())) for side in sides]).T,
             "from": np.concatenate([np.full(len(packet.block), partition, np.int32) for packet, _, partition, _ in waiting]),
-            "offset": np.concatenate([np.full(len(packet.block), offset, np.int64) for packet, _, _, offset in waiting]),
+            "offset": np.concatenate([offsets for *_, offsets in waiting]),
         }
         arrived = min(packet.arrived for packet, *_ in waiting)
         signals = tuple(sides[0].signals)
@@ -111,6 +111,15 @@ class Router:
             part = {name: values[rows] for name, values in extra.items()}
             out.append((partition, encode(Packet(block.take(rows), logs, arrived, part, signals))))
         return out
+
+
+def renumbered(packets: Sequence[Packet]) -> tuple[str, ...]:
+    """The logs of all packets; their blocks are numbered by these from now on."""
+    logs: dict[str, int] = {}
+    for packet in packets:
+        table = np.array([logs.setdefault(log, len(logs)) for log in packet.logs], np.int32)
+        packet.block.partition = table[packet.block.partition]
+    return tuple(logs)
 
 
 def runs(block: Block) -> np.ndarray:

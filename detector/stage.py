@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
 
 from connectors.alert import Alert
+from connectors.event import Block
 from connectors.names import Names
 from connectors.wire import Control, Packet, Tick, WireError, decode
 from detector.checkpoint import meaning
@@ -39,6 +40,14 @@ class Taken(NamedTuple):
     tick: Tick | None = None
 
 
+class Note(NamedTuple):
+    """A message of a stage's log: its offset, what it says, and since when it is in the log (microseconds)."""
+
+    offset: int
+    data: bytes
+    time: int = 0
+
+
 class Shared:
     """What the stages of a process share: the dictionary of texts and the router."""
 
@@ -46,10 +55,10 @@ class Shared:
         self.names = Names(names_limit)
         self.router = Router(self.names, partitions)
 
-    def packet(self, data: bytes) -> Packet:
-        """A message as a packet. Raises WireError."""
+    def packet(self, data: bytes, waiting: Sequence[Block] = ()) -> Packet:
+        """A message as a packet. ``waiting``: blocks of others that are not in the router yet. Raises WireError."""
         if self.names.full:
-            restart(self.names, self.router.blocks)
+            restart(self.names, [*self.router.blocks, *waiting])
         return decode(data, self.names)
 
     def flush(self) -> list[Out]:
@@ -68,6 +77,8 @@ class Stage:
         self.partition = partition
         self.partitions = partitions
         self.applied = 0
+        #: The last of the messages that are being taken in together.
+        self.trying = -1
         self.marks: dict[str, int] = {}
         #: Since the process began: rows scored, rows known from before, rows that came too late to be learned.
         self.rows = self.dropped = 0
@@ -121,6 +132,13 @@ class Stage:
         """Take in the message at ``offset``, in its log since ``time`` (microseconds). Raises WireError, with a sentence, before
         anything has changed."""
         raise NotImplementedError
+
+    def takes(self, run: Sequence[Note]) -> Iterator[Taken]:
+        """Take in messages that follow one another, together where that costs less: what comes of each is the same. Where it raises,
+        all before ``applied`` is taken in; what raised is between that and ``trying``."""
+        for offset, data, time in run:
+            self.trying = offset
+            yield self.take(data, offset, time)
 
     @property
     def late(self) -> int:

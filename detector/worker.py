@@ -8,8 +8,10 @@ whatever goes wrong ends the process, and the supervisor starts it again from th
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from aiokafka import TopicPartition
@@ -24,8 +26,9 @@ from detector.engine import app_of, fault
 from detector.part import Part, opened, still_there
 from detector.process import AGAIN, REFUSED, Beat, Halt, Process
 from detector.sender import Letter
-from detector.stage import Out, Shared, Taken
-from detector.stages import ActorStage, FuseStage
+from detector.stage import Note, Out, Shared, Taken
+from detector.stages import FuseStage
+from detector.waiting import Waiting
 
 log = logging.getLogger("tocsin.worker")
 
@@ -51,6 +54,7 @@ class Worker:
         self.shared = Shared(self.partitions)
         self.shared.router.message_bytes = process.kafka.message_bytes
         self.parts: dict[int, Part] = {}
+        self._waiting = Waiting()
         self._opening: dict[int, asyncio.Lock] = {}
         self._assigned: set[int] = set()
         self._stopping = self._joined = False
@@ -69,6 +73,7 @@ class Worker:
         self.app.finalize()
         # Before: one that its group refuses would never have started.
         self._looking = asyncio.create_task(self._look_after())
+        self._working = asyncio.create_task(self._work())
         await self.app.maybe_start()
 
     async def stop(self) -> None:
@@ -116,34 +121,52 @@ class Worker:
     async def _consume(self, stream: Any) -> None:
         async for event in stream.events():
             message = event.message
-            try:
-                await self._take(message.partition, message.offset, message.value, round(message.timestamp * 1e6))
-                # The queue gives without waiting while it is full; the sender and the checkpoints want their turn.
-                await asyncio.sleep(0)
-            except asyncio.CancelledError:
-                raise
-            except BaseException as error:
-                self.process.fail(error)
-                await asyncio.Event().wait()
+            await self._waiting.put(message.partition, Note(message.offset, message.value, round(message.timestamp * 1e6)))
 
-    async def _take(self, partition: int, offset: int, data: bytes, time_: int) -> None:
+    async def _work(self) -> None:
+        """Take in what comes, in rounds: what waits of each partition, together. Who is behind does more at once, and catches up."""
+        try:
+            while True:
+                for partition, run in await self._waiting.round():
+                    await self._take(partition, run)
+                    if self.shared.router.full:
+                        self._flush()
+                    # The sender and the checkpoints want their turn.
+                    await asyncio.sleep(0)
+                self._flush_soon()
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self.process.fail(error)
+
+    async def _take(self, partition: int, run: Sequence[Note]) -> None:
         part = await self._part(partition)
         if part is None:
             return
         async with part.lock:
-            if part.closed or offset < part.stage.applied:
-                return
-            if offset > part.stage.applied:
-                await self._take_back(part, partition, offset)
-                return
-            if offset in part.keeper.skips:
-                self._put_aside(part, partition, offset, data)
-                return
-            self._send(await self._folded(part, partition, offset, data, time_), partition)
-            part.taken_bytes += len(data)
-            part.log_time = time_
+            at = 0
+            while at < len(run) and not part.closed:
+                note, many = run[at], 1
+                if note.offset > part.stage.applied:
+                    await self._take_back(part, partition, note.offset)
+                elif note.offset == part.stage.applied:
+                    many = self._together(part, run[at:])
+                    if many:
+                        await self._folded(part, partition, run[at : at + many])
+                    else:
+                        self._put_aside(part, partition, note.offset, note.data)
+                at += max(many, 1)
         await self.process.out.room()
         self._maybe_save(part, partition)
+
+    @staticmethod
+    def _together(part: Part, run: Sequence[Note]) -> int:
+        """How many messages, from the first of a run on, can be taken in together: 0 where someone has asked to pass over the first."""
+        first, skips = run[0].offset, part.keeper.skips
+        if part.keeper.alone(first):
+            return int(first not in skips)
+        fits = (note.offset == first + number and note.offset not in skips for number, note in enumerate(run))
+        return sum(1 for _ in itertools.takewhile(bool, fits))
 
     async def _take_back(self, part: Part, partition: int, offset: int) -> None:
         """Read again from where the state ends: the message at ``offset`` comes too early. Raises Halt where that place is gone."""
@@ -157,24 +180,31 @@ class Worker:
             part.sought = applied
             await self.app.consumer.seek(TP(self.reads, partition), applied)
 
-    async def _folded(self, part: Part, partition: int, offset: int, data: bytes, time_: int) -> Taken:
-        """What came of a message. A fault that the core does not know ends the process; the third at one offset for good."""
+    async def _folded(self, part: Part, partition: int, run: Sequence[Note]) -> None:
+        """Take in messages that follow one another. A fault that the core does not know ends the process; the third for good."""
+        stage = part.stage
         try:
-            return part.stage.take(data, offset, time_)
+            # Without giving way: a copy of the state is taken when all that has come of it is on its way.
+            for taken in stage.takes(run):
+                self._send(taken, partition)
         except WireError as error:
             part.spoilt = True
-            raise Halt(REFUSED, f"{self.reads} {partition} at {offset}: {error}. {self._skip(partition, offset)}") from error
+            at = stage.applied
+            raise Halt(REFUSED, f"{self.reads} {partition} at {at}: {error}. {self._skip(partition, at)}") from error
         except Exception as error:
             part.spoilt = True
             if part.saving is not None:
                 # A copy from before, in a transaction of the same producer.
                 await part.saving
-            crashes = await part.keeper.crashed(offset)
-            if crashes < CRASHES:
-                log.exception(f"{self.reads} {partition}: crash {crashes} at the block at {offset}")
-                raise Halt(AGAIN, f"{self.reads} {partition}: the block at {offset} made the core raise {error!r}") from error
-            sentence = f"{self.reads} {partition}: the block at {offset} has made the core raise {crashes} times: {error!r}"
-            raise Halt(REFUSED, f"{sentence}. {self._skip(partition, offset)}") from error
+            at, upto = stage.applied, max(stage.trying, stage.applied)
+            crashes = await part.keeper.crashed(at, upto)
+            block = f"{self.reads} {partition}: " + (f"the block at {at}" if upto == at else f"one of the blocks at {at} to {upto}")
+            if crashes < CRASHES or upto > at:
+                log.exception(f"{block}: crash {crashes}")
+                raise Halt(AGAIN, f"{block} made the core raise {error!r}") from error
+            raise Halt(REFUSED, f"{block} has made the core raise {crashes} times: {error!r}. {self._skip(partition, at)}") from error
+        part.taken_bytes += sum(len(note.data) for note in run)
+        part.log_time = run[-1].time
 
     def _put_aside(self, part: Part, partition: int, offset: int, data: bytes) -> None:
         """Pass over a message, as someone has asked for; it goes to the dead letters."""
@@ -207,8 +237,6 @@ class Worker:
                 # It has come all the way: the path of its partition is open.
                 now = time.time_ns() // 1000
                 self.process.say(Canary(process=self.process.name, partition=partition, sent=taken.tick.sent, arrived=now))
-        if self.name == ActorStage.name:
-            self._flush_soon()
 
     def _put(self, out: Out) -> None:
         self.process.out.put(Letter(self.writes[out.topic], out.partition, out.key, out.value, SCHEMAS[out.topic]))

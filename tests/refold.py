@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from importlib import metadata
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from connectors import ocsf
 from connectors.cluster import places, topic_ids
+from connectors.event import Block
 from connectors.names import Names
 from connectors.sources import available
 from connectors.wire import Packet, log_name
@@ -73,9 +75,9 @@ class Counted(Shared):
         self.last: Packet | None = None
         self.router.add = self._add  # type: ignore[method-assign]
 
-    def packet(self, data: bytes) -> Packet:
+    def packet(self, data: bytes, waiting: Sequence[Block] = ()) -> Packet:
         """See the base class."""
-        self.last = super().packet(data)
+        self.last = super().packet(data, waiting)
         return self.last
 
     def count(self, block: Any, logs: tuple[str, ...]) -> None:
@@ -83,7 +85,7 @@ class Counted(Shared):
         for number, log in enumerate(logs):
             self.rows[log].append(block.record[block.partition == number])
 
-    def _add(self, packet: Packet, side: ActorSide, partition: int, offset: int) -> None:
+    def _add(self, packet: Packet, side: ActorSide, partition: int, offsets: np.ndarray) -> None:
         self.count(packet.block, packet.logs)
 
 

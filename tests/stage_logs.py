@@ -16,7 +16,7 @@ from detector.config import Config
 from detector.router import by_actor
 from detector.singles import STAGES
 from detector.snapshot import Snapshot, restore
-from detector.stage import Out, Shared, Stage
+from detector.stage import Note, Out, Shared, Stage
 
 READS = {"actor": "by_actor", "object": "by_object", "fuse": "evidence", "budget": "budget"}
 
@@ -52,13 +52,14 @@ class Worker:
         return self.logs.topics[READS[self.name], self.partition]
 
     def step(self) -> bool:
-        """Take in one message. False where there is none."""
-        stage = self.stage
-        if stage.applied >= len(self.log):
+        """Take in a message, or several together. False where there is none."""
+        stage, at = self.stage, self.stage.applied
+        if at >= len(self.log):
             return False
-        taken = stage.take(self.log[stage.applied], stage.applied)
-        self.logs.alerts += taken.alerts
-        self.logs.send(taken.outs)
+        many = self.logs.draw.choice((1, 1, 2, 5, 40))
+        for taken in stage.takes([Note(at + number, data) for number, data in enumerate(self.log[at : at + many])]):
+            self.logs.alerts += taken.alerts
+            self.logs.send(taken.outs)
         if self.logs.draw.random() < 0.5:
             self.flush()
         return True

@@ -12,12 +12,14 @@ from aiokafka import TopicPartition
 from aiokafka.errors import GroupAuthorizationFailedError, TopicAuthorizationFailedError
 
 from connectors.wire import WireError
+from detector import stage
 from detector import worker as module
 from detector.config import parse
 from detector.engine import fault
 from detector.part import Part
 from detector.process import AGAIN, REFUSED, Halt, Process
 from detector.snapshot import Snapshot
+from detector.stage import Note
 from detector.worker import Worker
 
 PLACE = "tocsin.by-actor"
@@ -29,11 +31,14 @@ class Stage:
     partition, partitions, name = 0, 4, "actor"
 
     def __init__(self) -> None:
+        self.trying = -1
         self.applied = self.rows = self.dropped = self.late = self.identities = 0
         self.bad: Exception | None = None
 
     def quick(self) -> bool:
         return True
+
+    takes = stage.Stage.takes
 
     def take(self, data: bytes, offset: int, time: int = 0) -> Any:
         self.rows += 1
@@ -63,7 +68,10 @@ class Keeper:
         self.heads.append(self.saved)
         return 1
 
-    async def crashed(self, offset: int) -> int:
+    def alone(self, offset: int) -> bool:
+        return False
+
+    async def crashed(self, offset: int, upto: int) -> int:
         return 1
 
     async def close(self) -> None:
@@ -102,7 +110,7 @@ class Bench:
 
     async def take(self, *messages: tuple[int, bytes]) -> None:
         for offset, data in messages:
-            await self.worker._take(0, offset, data, 1)
+            await self.worker._take(0, [Note(offset, data, 1)])
 
 
 def on_bench(check: Callable[[Bench], Coroutine[Any, Any, None]]) -> None:
