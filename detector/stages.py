@@ -27,6 +27,7 @@ from detector.rows import ActorSide
 from detector.score import ActorVisit, ObjectVisit, load, others
 from detector.stage import Note, Out, Shared, Stage, Taken
 from models import counts
+from models.calibration import ROW
 from models.profiles import Table
 from models.signals import Line
 
@@ -220,13 +221,18 @@ class ObjectStage(VisitStage[ObjectVisit]):
         """What a judge is told of rows, for each message by itself; ``ends``: where the rows of each end."""
         self.rows += len(block)
         found: list[dict[Line, list[Item]]] = [{line: [] for line in LINES} for _ in ends]
+        begins = np.concatenate([[0], ends]).tolist()
         done: dict[Line, int] = dict.fromkeys(LINES, 0)
         for run in self.visit.visit(block, side):
             items, self.clocks[run.line] = items_of(run, self.clocks[run.line], logs)
             for row, item in items:
                 if item.piece is not None:
                     item.piece.replayed, item.piece.partition = is_replayed(item.piece.partition), title(item.piece.partition)
-                found[int(np.searchsorted(ends, done[run.line] + row, side="right"))][run.line].append(item)
+                at = done[run.line] + row
+                number = int(np.searchsorted(ends, at, side="right"))
+                if item.row:
+                    item.row[ROW] = float(at - begins[number])
+                found[number][run.line].append(item)
             done[run.line] += len(run.block)
         return [[(line, items) for line, items in each.items() if items] for each in found]
 
