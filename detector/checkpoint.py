@@ -39,8 +39,8 @@ def records(cores: Cores) -> Iterator[tuple[str, int, bytes]]:
     """The whole state as (name, number, bytes). Equal states give equal bytes."""
     yield from dump(cores.actors)
     yield from dump(cores.objects)
-    yield "fuse", 0, msgspec.msgpack.encode(cores.fusion.state)
-    yield "fuse.slow", 0, msgspec.msgpack.encode(cores.slow.state)
+    yield "fuse", 0, cores.fusion.dump()
+    yield "fuse.slow", 0, cores.slow.dump()
     yield "notices", 0, msgspec.msgpack.encode(cores.notices.told)
     yield "bindings", 0, msgspec.msgpack.encode(cores.bindings.dump())
 

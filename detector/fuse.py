@@ -14,10 +14,12 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-from collections.abc import Sequence
+import secrets
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from connectors.alert import Alert, Evidence
 from connectors.event import Action, Stream
@@ -26,6 +28,7 @@ from detector.changes import Changes, Suppressions
 from detector.config import Config
 from detector.evidence import Item, Piece, items_of, worded
 from detector.scale import Found
+from detector.trails import Trail, Trails, written
 from models.budget import Budget, reckon
 from models.calibration import CEILING, EVENTS, FIRST, OBJECT_STRANGE, UNIT
 from models.kernels import DAY, HOUR
@@ -58,14 +61,6 @@ PROBATION_DAYS = 1.0
 CONTAINABLE = frozenset({"user", "sa", "pod", "token", "session", "job", "node", "ip"})
 
 
-class Trail(msgspec.Struct):
-    """What is remembered of one identity's evidence: its leaking sum with its time, and the strongest pieces."""
-
-    nats: float = 0.0
-    time: float = 0.0
-    pieces: list[Piece] = []
-
-
 class Open(msgspec.Struct):
     """An open alert and what was last said of it."""
 
@@ -79,7 +74,8 @@ class Fuse(msgspec.Struct):
     budget: Budget
     strange: dict[str, tuple[float, int]] = {}
     edges: dict[str, tuple[float, float]] = {}
-    trails: dict[str, Trail] = {}
+    #: Identity -> what is remembered of its evidence; see ``detector.trails``.
+    trails: dict[str, msgspec.Raw] = {}
     open: dict[str, Open] = {}
     #: Identity -> hours in which it gave evidence, and the last of them.
     histories: dict[str, tuple[int, float]] = {}
@@ -99,6 +95,7 @@ class Fusion:
         self.line: Line = line
         self.period = DAY if slow else HOUR
         self._state = Fuse(budget=Budget(0.0, period=self.period, partitions=partitions))
+        self.trails = Trails(self._state.trails)
         self.configure(config)
         self.learners = {name: each for name, each in config.learners().items() if each.line == line}
         self.paths: tuple[str, ...] = ()
@@ -127,7 +124,20 @@ class Fusion:
     @state.setter
     def state(self, state: Fuse) -> None:
         self._state = state
+        self.trails = Trails(state.trails)
         self._next_close = 0.0
+
+    def dump(self) -> bytes:
+        """The state as it is kept."""
+        return b"".join(self.copy())
+
+    def copy(self) -> Iterator[bytes]:
+        """The state as it is now, in parts that are made when they are asked for: trails are most of it."""
+        self.trails.rest()
+        # Nobody who chooses names can guess it.
+        gap = secrets.token_bytes(16)
+        before, _, after = msgspec.msgpack.encode(replace(self._state, trails=msgspec.Raw(gap))).partition(gap)
+        return itertools.chain([before], written(self.trails.held), [after])
 
     def advance(self, now: float) -> list[Alert]:
         """Move the clock: alerts whose quiet time is over close, the threshold follows the budget."""
@@ -229,14 +239,15 @@ class Fusion:
     def _accumulate(self, blamed: str, piece: Piece, now: float, unit: float) -> Trail:
         """Add what this piece raises its cell's maximum by, above the floor, to the blamed identity's leaking sum."""
         state = self._state
-        trail = state.trails.get(blamed)
+        trail = self.trails.get(blamed)
         if trail is None:
             if len(state.trails) >= REMEMBERED:
                 # An open alert keeps its trail.
                 oldest = next((name for name in state.trails if name not in state.open), None)
                 if oldest is not None:
                     del state.trails[oldest]
-            trail = state.trails[blamed] = Trail()
+            trail = Trail()
+            self.trails.put(blamed, trail)
         edge = f"{piece.actor}\n{piece.object}\n{piece.action}\n{piece.detail}"
         since, before = state.edges.get(edge, (0.0, 0.0))
         if since == 0.0 or passed(now, since, unit, self.period):
@@ -347,7 +358,7 @@ class Fusion:
     def _revise(self, held: Open, activity: Any, time: int) -> Alert:
         """The next revision of an alert, as a record of its own."""
         alert = held.alert
-        trail = self.state.trails[alert.blamed]
+        trail = self.trails.get(alert.blamed) or Trail()
         pieces = sorted(trail.pieces, key=lambda each: (-each.score, each.time))
         alert.revision += 1
         alert.activity = activity
@@ -367,7 +378,8 @@ class Fusion:
         state.edges = {edge: held for edge, held in state.edges.items() if now - held[0] < 2 * self.period}
         if new_day:
             # Once a day is enough for what is kept for one, and there may be many.
-            state.trails = {blamed: trail for blamed, trail in state.trails.items() if now - trail.time < DAY or blamed in state.open}
+            for blamed in [each for each in state.trails if now - self.trails.time(each) >= DAY and each not in state.open]:
+                del state.trails[blamed]
 
 
 def judge(parts: Sequence[Fusion], found: Found) -> list[Alert]:

@@ -7,7 +7,7 @@ comes, or just before it changes again: so a million profiles are copied without
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 import numpy as np
@@ -60,9 +60,7 @@ class Snapshot:
             self._waiting[table.name] = (table, table.used, changed)
             table.before_change = self._rescuer(table.name)
             counts[table.name] = chunks
-        self._blobs = list(stage.blobs())
-        for name, data in self._blobs:
-            counts[name] = max(-(-len(data) // PIECE), 1)
+        self._blobs = list(stage.copies())
         self.head = Head(VERSION, stage.name, stage.partitions, meaning, stage.applied, counts)
 
     def _rescuer(self, name: str) -> Callable[[np.ndarray], None]:
@@ -86,15 +84,29 @@ class Snapshot:
                 if chunk is not None:
                     yield f"{name}/{number}", chunk.encode()
             table.before_change = None
-        for name, data in self._blobs:
-            for number in range(self.head.records[name]):
-                piece = data[number * PIECE : (number + 1) * PIECE]
+        for name, parts in self._blobs:
+            for number, piece in enumerate(_pieces(parts)):
+                self.head.records[name] = number + 1
                 mark = hashlib.blake2b(piece, digest_size=16).digest()
                 key = f"{name}/{number}"
                 if self._written.get(key) != mark:
                     self._written[key] = mark
                     yield key, piece
         yield HEAD, msgspec.msgpack.encode(self.head)
+
+
+def _pieces(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """Bytes that come in parts, in pieces of ``PIECE``; the last one is shorter, and may be empty if it is the only one."""
+    held = bytearray()
+    first = True
+    for part in parts:
+        held += part
+        while len(held) > PIECE:
+            yield bytes(held[:PIECE])
+            del held[:PIECE]
+            first = False
+    if held or first:
+        yield bytes(held)
 
 
 class Refused(ValueError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -115,6 +115,11 @@ class Stage:
             "control": self.control,
         }
         yield "stage", msgspec.msgpack.encode(own)
+
+    def copies(self) -> Iterator[tuple[str, Iterable[bytes]]]:
+        """The same as of now, each in parts, of which large ones may be made when they are asked for."""
+        for name, data in self.blobs():
+            yield name, (data,)
 
     def load(self, records: dict[str, list[bytes]]) -> None:
         """Take over a state. Raises ValueError with a sentence."""

@@ -7,7 +7,7 @@ So every row counts once, although every log may hold it twice. No Kafka here: `
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
@@ -68,6 +68,7 @@ class VisitStage(Stage, Generic[Visit]):
         held: list[Coming] = []
         rows = size = 0
         for offset, data, _ in run:
+            self.trying = offset
             try:
                 packet = self._packet(data, [each.packet.block for each in held])
             except WireError:
@@ -373,7 +374,14 @@ class FuseStage(Stage):
         """See the base class."""
         yield from super().blobs()
         for line, judge in self.judges.items():
-            yield f"fuse.{line}", msgspec.msgpack.encode(judge.state)
+            yield f"fuse.{line}", judge.dump()
+
+    def copies(self) -> Iterator[tuple[str, Iterable[bytes]]]:
+        """See the base class."""
+        for name, data in super().blobs():
+            yield name, (data,)
+        for line, judge in self.judges.items():
+            yield f"fuse.{line}", judge.copy()
 
     def load(self, records: dict[str, list[bytes]]) -> None:
         """See the base class."""

@@ -67,6 +67,6 @@ class Spread(Partitions):
                 whole.update(f"{name} {number} {len(data)}\n".encode())
                 whole.update(data)
         for judge in (each for judges in self.judges.values() for each in judges):
-            whole.update(msgspec.msgpack.encode(judge.state))
+            whole.update(judge.dump())
         whole.update(msgspec.msgpack.encode(self.bindings.dump()))
         return whole.hexdigest()

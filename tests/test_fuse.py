@@ -15,8 +15,9 @@ from connectors.alert import Alert
 from connectors.event import DAY, HOUR, MINUTE, SECOND, Action, Block, block_of
 from connectors.names import Names
 from detector.config import parse
-from detector.fuse import REMEMBERED, SHOWN, Fuse, Fusion, Trail
+from detector.fuse import REMEMBERED, SHOWN, Fuse, Fusion
 from detector.scale import Found
+from detector.trails import Trail
 from models.calibration import CEILING, EVENTS, EVIDENCE, FIRST, LEARNED, OBJECT_STRANGE, ROW, SCORE, UNIT
 from tests.logs import START, row
 
@@ -222,7 +223,10 @@ def test_an_edge_adds_only_what_raises_its_strongest_of_the_hour() -> None:
     many, one = fusion(), fusion()
     judged([(i / 100, "user:a", "model:m", 6.0 + i / 10, 2 if i == 0 else 1, 0) for i in range(60)], many)
     judged([(0.59, "user:a", "model:m", 11.9, 2, 1)], one)
-    assert many.state.trails["user:a"].nats == pytest.approx(one.state.trails["user:a"].nats, rel=0.01)
+    found = [each.trails.get("user:a") for each in (many, one)]
+    assert found[0] is not None
+    assert found[1] is not None
+    assert found[0].nats == pytest.approx(found[1].nats, rel=0.01)
 
 
 def test_severity_rises_with_evidence_and_never_falls() -> None:
@@ -307,6 +311,20 @@ def test_the_same_evidence_gives_the_same_bytes() -> None:
     assert _played(_busy(200, 3, 2.0), []) == _played(_busy(200, 3, 2.0), [])
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_what_rests_between_two_copies_says_the_same_when_it_is_at_work_again(seed: int) -> None:
+    whole = _busy(500, seed, disorder=0.0)
+    expected, made = _played(whole, []), fusion()
+    alerts = []
+    for part in _parts(whole, list(range(20, 500, 20))):
+        alerts += made.judge(part)
+        copy = msgspec.msgpack.encode(made.state)
+        assert made.dump() == copy
+        assert all(isinstance(each, msgspec.Raw) for each in made.state.trails.values())
+    alerts += made.advance(float(whole.block.time.max() + DAY))
+    assert ([msgspec.json.encode(alert) for alert in alerts], made.dump()) == expected
+
+
 def test_the_state_survives_the_wire_in_the_middle() -> None:
     whole = _busy(400, 9, disorder=0.0)
     one, two = fusion(), fusion()
@@ -330,7 +348,8 @@ def test_what_was_long_ago_is_forgotten() -> None:
 def test_an_open_alert_survives_a_flood_of_other_evidence() -> None:
     made = fusion()
     judged([(0, "user:a", "model:m", 9.0, 2, 1)], made)
-    made.state.trails |= {f"user:u{i}": Trail(time=float(START)) for i in range(REMEMBERED - 1)}
+    for i in range(REMEMBERED - 1):
+        made.trails.put(f"user:u{i}", Trail(time=float(START)))
     judged([(1, "user:b", "model:m", 7.0, 2, 1)], made)
     (closed,) = made.advance(float(START + QUIET))
     assert closed.blamed == "user:a"
