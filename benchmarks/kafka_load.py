@@ -16,7 +16,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from aiokafka import AIOKafkaProducer
@@ -35,7 +35,7 @@ TURN = 0.005
 class Load(msgspec.Struct, kw_only=True):
     """What to produce. ``phases``: (records a second, seconds); without any ``records`` as fast as can be. ``speed``: seconds of event
     time to one on the wall; ``pace``: records to a second of event time where there is no rate. ``began``: event time of the first
-    record, seconds since ``START``. ``markers``: of them a second, numbered from ``first`` on."""
+    record, seconds since ``origin``. ``markers``: of them a second, numbered from ``first`` on."""
 
     bootstrap: str
     topic: str
@@ -49,11 +49,22 @@ class Load(msgspec.Struct, kw_only=True):
     markers: float = 0.0
     first: int = 0
     seed: int = 0
+    origin: float = START
+
+
+class Batch(NamedTuple):
+    """Records that left together: ``many`` of a partition from ``offset`` on, at ``at`` seconds since 1970."""
+
+    partition: int
+    offset: int
+    many: int
+    at: float
 
 
 class Sent(msgspec.Struct):
     """What was produced. ``markers``: number -> seconds since 1970; ``late``: seconds behind its timetable at worst; ``ended``: event
-    time of the last record, as ``Load.began``; ``began_at``, ``ended_at``: seconds since 1970."""
+    time of the last record, as ``Load.began``; ``began_at``, ``ended_at``: seconds since 1970; ``batches``: when each record left,
+    where there was a timetable."""
 
     records: int
     markers: dict[int, float]
@@ -61,6 +72,7 @@ class Sent(msgspec.Struct):
     ended: float
     began_at: float
     ended_at: float
+    batches: list[Batch] = []
 
 
 def address(number: int) -> str:
@@ -87,7 +99,8 @@ def record(at: float, uid: str, actor: int, target: int, port: int, sent: int, g
 class Traffic:
     """Who does what at a site of so many identities, one in ten of them a server; by a Zipf law, as ever."""
 
-    def __init__(self, identities: int, seed: int = 0) -> None:
+    def __init__(self, identities: int, seed: int = 0, origin: float = START) -> None:
+        self.origin = origin
         self.servers = max(identities // 10, 20)
         self.hosts = max(identities - self.servers, 20)
         self._log = math.log(self.hosts)
@@ -96,7 +109,7 @@ class Traffic:
         self._made = 0
 
     def ordinary(self, at: float) -> bytes:
-        """The next record, at an event time in seconds since ``START``."""
+        """The next record, at an event time in seconds since ``origin``."""
         draw = self._draw.random
         self._made += 1
         if self._made % OF == 0:
@@ -110,7 +123,7 @@ class Traffic:
         size = 200 + int(chance * 40_000) % 4_000
         target = (actor * 31 + which * 17) % self.servers
         port = (443, 5000, 2049, 6443)[which]
-        return record(START + at, f"C{self._seed:04d}{self._made:09d}", actor, target, port, size, 3 * size)
+        return record(self.origin + at, f"C{self._seed:04d}{self._made:09d}", actor, target, port, size, 3 * size)
 
     def everyone(self, began: float, pace: float) -> Iterator[bytes]:
         """Two records of every host, so that each is known with two pairs."""
@@ -121,7 +134,7 @@ class Traffic:
     def marker(self, at: float, number: int) -> bytes:
         """A record that is surely surprising."""
         target = self.servers + number % 1_000_000
-        return record(START + at, f"M{number:09d}", self.hosts + number % MARKED, target, 4444, 50_000_000_000, 100)
+        return record(self.origin + at, f"M{number:09d}", self.hosts + number % MARKED, target, 4444, 50_000_000_000, 100)
 
 
 class Producer:
@@ -129,10 +142,11 @@ class Producer:
 
     def __init__(self, load: Load) -> None:
         self.load = load
-        self.traffic = Traffic(load.identities, load.seed)
+        self.traffic = Traffic(load.identities, load.seed, load.origin)
         self.sent = Sent(0, {}, 0.0, load.began, 0.0, 0.0)
         self._producer = AIOKafkaProducer(bootstrap_servers=load.bootstrap, acks=1, linger_ms=0, max_batch_size=1 << 18)
         self._batches: list[Any] = []
+        self._left: list[tuple[int, int, float, Any]] = []
 
     async def run(self) -> Sent:
         """Produce everything."""
@@ -145,6 +159,8 @@ class Producer:
             else:
                 await self._fast()
             await self._producer.flush()
+            for partition, many, at, future in self._left:
+                self.sent.batches.append(Batch(partition, (await future).offset, many, at))
         finally:
             await self._producer.stop()
         self.sent.ended_at = time.time()
@@ -189,8 +205,11 @@ class Producer:
 
     async def _leave(self) -> None:
         for partition, batch in enumerate(self._batches):
-            if batch.record_count():
-                await self._producer.send_batch(batch, self.load.topic, partition=partition)
+            if many := batch.record_count():
+                at = time.time()
+                future = await self._producer.send_batch(batch, self.load.topic, partition=partition)
+                if self.load.phases:
+                    self._left.append((partition, many, at, future))
                 self._batches[partition] = self._producer.create_batch()
 
 

@@ -6,7 +6,7 @@
 ``agent``   a Faust agent that takes one event at a time and does nothing
 ``relay``   reads a topic and writes what it reads to another: the first of a chain one message for each partition and poll, as ingest
             does; the others what they get. With ``each`` every record stays a message of its own
-``listen``  notes when markers come out of topics, and writes that to a file when it is ended
+``listen``  notes when markers come out of topics, and what comes out of the alerts' one; writes that to a file when it is ended
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ EVERY = 2_000
 
 class Reference(msgspec.Struct, kw_only=True):
     """``reads``: topics; ``records``: after so many it ends. ``writes``, ``partitions``, ``each``: of a relay, ``joins`` that it is the
-    first. ``out``: the file of a listener."""
+    first. ``out``: the file of a listener; ``alerts``: the topic of which it keeps everything."""
 
     bootstrap: str
     reads: list[str]
@@ -45,6 +45,14 @@ class Reference(msgspec.Struct, kw_only=True):
     joins: bool = False
     each: bool = False
     out: str = ""
+    alerts: str = ""
+
+
+class Heard(msgspec.Struct):
+    """What a listener has noted, each with when it was first seen, seconds since 1970: markers (topic, number), alerts as written."""
+
+    markers: dict[str, dict[int, float]] = {}
+    alerts: list[tuple[float, str]] = []
 
 
 async def _consumer(given: Reference, *, latest: bool) -> AIOKafkaConsumer:
@@ -139,21 +147,25 @@ async def relay(given: Reference) -> None:
     await consumer.stop()
 
 
-async def listen(given: Reference) -> dict[str, dict[int, float]]:
-    """See above. Writes {topic: {number of the marker: seconds since 1970 when it was first seen}}."""
+async def listen(given: Reference) -> Heard:
+    """See above."""
     consumer = await _consumer(given, latest=True)
     ends = _on_end()
-    seen: dict[str, dict[int, float]] = {topic: {} for topic in given.reads}
+    heard = Heard({topic: {} for topic in given.reads if topic != given.alerts})
     sys.stdout.write("listening\n")
     sys.stdout.flush()
     while not ends.is_set():
         for place, messages in (await consumer.getmany(timeout_ms=200)).items():
             now = time.time()
+            if place.topic == given.alerts:
+                # They are read when nobody is in a hurry.
+                heard.alerts += [(now, message.value.decode()) for message in messages]
+                continue
             for message in messages:
                 for number in MARKER.findall(message.value):
-                    seen[place.topic].setdefault(int(number), now)
+                    heard.markers[place.topic].setdefault(int(number), now)
     await consumer.stop()
-    return seen
+    return heard
 
 
 def _on_end() -> asyncio.Event:

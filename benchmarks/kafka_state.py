@@ -9,10 +9,10 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.kafka_figures import delays, quantile, summary
-from benchmarks.kafka_live import BUDGET, SETTLE, Engine, listening
+from benchmarks.kafka_alerts import alerted
+from benchmarks.kafka_figures import quantile, summary
+from benchmarks.kafka_live import BUDGET, SETTLE, SPEED, Engine, listening
 from benchmarks.kafka_load import Sent, Traffic
-from benchmarks.kafka_parts import PACE
 from benchmarks.kafka_site import Site, Watch, Worker
 from connectors.kafka import client
 from connectors.names import Names
@@ -36,7 +36,7 @@ KEPT = ("actor", "object")
 CHECKPOINTS = 3
 
 
-def folded(site: Site, identities: int) -> tuple[list[Stage], float]:
+def folded(site: Site, identities: int, pace: float) -> tuple[list[Stage], float]:
     """Both visits of all partitions as they are when everyone has been seen twice; and the event time by then."""
     many = site.partitions
     shared = {name: Shared(many) for name in KEPT}
@@ -44,7 +44,7 @@ def folded(site: Site, identities: int) -> tuple[list[Stage], float]:
     traffic, names = Traffic(identities), Names()
     source = ZeekConn(names)
     with quiet_collector():
-        everyone, made = traffic.everyone(0.0, PACE), 0
+        everyone, made = traffic.everyone(0.0, pace), 0
         while batch := list(itertools.islice(everyone, BATCH)):
             if names.full:
                 restart(names, [])
@@ -59,7 +59,7 @@ def folded(site: Site, identities: int) -> tuple[list[Stage], float]:
     for stage in whole:
         # What comes now is the beginning of other logs.
         stage.applied, stage.marks = 0, {}
-    return whole, 2 * traffic.hosts / PACE
+    return whole, 2 * traffic.hosts / pace
 
 
 def _take(stage: Stage, data: bytes) -> None:
@@ -109,7 +109,7 @@ def measured(bootstrap: str, broker: int, sizes: Sizes, parts: set[str]) -> Iter
     """The sixth and the seventh figure."""
     settings = BUDGET | {"worker.checkpoint_seconds": "3600", "worker.checkpoint_megabytes": "100_000"}
     with Site(bootstrap, settings=settings) as site:
-        stages, clock = folded(site, sizes.kept)
+        stages, clock = folded(site, sizes.kept, sizes.rate / SPEED)
         wrote = asyncio.run(kept(site, stages))
         del stages
         gc.collect()
@@ -133,12 +133,12 @@ def checkpoints(site: Site, sizes: Sizes, clock: float, broker: int) -> dict[str
     during, used = _span(engine, broker)
     taken = {name: _checkpoints(engine.workers[name]) for name in KEPT}
     ends.append({name: round(engine.workers[name].end(), 2) for name in KEPT})
-    with_, without = (quantile(values, 0.99) for values, _ in (during, before))
+    with_, without = (quantile(values, 0.99) for values in (during, before))
     return {
         "identities": sizes.kept,
         "workers_opened_in_seconds": opening,
-        "without": summary(*before),
-        "with": summary(*during),
+        "without": summary(before),
+        "with": summary(during),
         "ratio_p99_with_to_without": round(with_ / without, 2),
         **taken,
         "sigterm_seconds": max(seconds for each in ends for seconds in each.values()),
@@ -147,15 +147,14 @@ def checkpoints(site: Site, sizes: Sizes, clock: float, broker: int) -> dict[str
     }
 
 
-def _span(engine: Engine, broker: int) -> tuple[tuple[list[float], int], dict[str, Any]]:
-    """Load for a while. Returns (delays of its alerts, markers), and what was used."""
-    sizes, topic = engine.sizes, engine.site.topics.alerts
+def _span(engine: Engine, broker: int) -> tuple[list[float], dict[str, Any]]:
+    """Load for a while. Returns how late its alerts came, and what was used."""
+    sizes = engine.sizes
     watch = Watch(engine.pids | {"broker": broker})
-    with listening(engine.site, [topic]) as seen:
+    with listening(engine.site) as heard:
         sent: Sent = engine.account(engine.site.load(**engine.settings([(sizes.rate, sizes.loaded)])))
         engine.drained()
-    since = sent.began_at + SETTLE
-    return (delays(sent.markers, seen[topic], since), sum(at >= since for at in sent.markers.values())), watch.taken()
+    return alerted(engine.site.raw, sent, heard.alerts, sent.began_at + SETTLE), watch.taken()
 
 
 def _restarted(engine: Engine, settings: dict[str, str]) -> dict[str, float]:

@@ -8,10 +8,10 @@ one machine: the broker, the load and our workers share its cores.
 ``crash``   one worker after the other is killed (-9) and started again while the load goes on
 ``late``    a third besides comes up to two lateness bounds behind its time, in no order
 ``poison``  as many records besides that no source can read: each a dead letter
+``action``  on to containment: a responder that may do everything tells a receiver of each alert, by a signed call
 
-Measured is from the producer's send of a marker (a record that is surely surprising) to its receipt by a consumer of ``tocsin.alerts``.
-What was not seen counts as lost and is printed; percentiles are of those seen. Containment is not run here: ``benchmarks.containment``
-times the responder by itself.
+Measured is from when the producer sends a record to when a consumer of ``tocsin.alerts`` has the alert that this record has opened:
+each alert names it. That nothing is lost in such weather is not for here: the battery of ``pytest -m kafka`` counts every record.
 """
 
 from __future__ import annotations
@@ -32,17 +32,21 @@ import plotly.graph_objects as go  # type: ignore[import-untyped]
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from benchmarks.kafka import QUICK, Sizes, about
+from benchmarks.kafka_alerts import alerted, opened
 from benchmarks.kafka_figures import delays, lines, quantile, summary
-from benchmarks.kafka_live import MARKERS, SETTLE, Engine, Relay, listening
+from benchmarks.kafka_live import BUDGET, SETTLE, SPEED, Engine, Relay, listening
 from benchmarks.kafka_load import Load, Sent, Traffic
 from benchmarks.kafka_site import Site, Watch, broker, loaded, loading
+from benchmarks.latency_action import acting
 
-PARTS = ("steady", "burst", "crash", "late", "poison")
+PARTS = ("steady", "burst", "crash", "late", "poison", "action")
 #: A load is over when no alert has come for so many seconds; after a crash a start of Python and a takeover lie between two. It ends in
 #: any case after the third number: what has not come by then counts as lost.
 QUIET, QUIET_CRASH, LONGEST = 5.0, 30.0, 180.0
 #: What no source can read, each of another kind.
 POISON = (b"", b"{", b"\xff\xfe\x00", b'{"ts":"soon"}', b'{"ts":1e400}', b"[" * 2_000, b'{"a":' * 500)
+#: Event time begins so long ago, in seconds, that no part comes to the present; and so old is what the responder is to act upon.
+AGO, ACTED_AGE = 100 * 3600.0, 16 * 3600.0
 #: Shares of the delays that are printed besides those of ``summary``, as quantiles.
 TAIL = (0.9, 0.95, 0.999)
 
@@ -83,10 +87,9 @@ def steady(engine: Engine, broker_pid: int) -> dict[str, Any]:
     relay = Relay(site, each=False)
     ours: list[float] = []
     theirs: list[float] = []
-    many = 0
     watch = Watch(engine.pids | relay.pids | {"broker": broker_pid})
     try:
-        with listening(site, [site.topics.alerts, relay.topics[-1]]) as seen:
+        with listening(site, [relay.topics[-1]]) as heard:
             turns: list[tuple[Sent, Sent]] = []
             for _ in range(sizes.turns):
                 settings = engine.settings([(sizes.rate, sizes.seconds)]) | {"first": 10_000_000 * engine.turn}
@@ -97,35 +100,32 @@ def steady(engine: Engine, broker_pid: int) -> dict[str, Any]:
         used = watch.taken()
     finally:
         relay.end()
-    for relayed, alerted in turns:
-        theirs += delays(relayed.markers, seen[relay.topics[-1]], relayed.began_at + SETTLE)
-        since = alerted.began_at + SETTLE
-        ours += delays(alerted.markers, seen[site.topics.alerts], since)
-        many += sum(at >= since for at in alerted.markers.values())
+    for relayed, sent in turns:
+        theirs += delays(relayed.markers, heard.markers[relay.topics[-1]], relayed.began_at + SETTLE)
+        ours += alerted(site.raw, sent, heard.alerts, sent.began_at + SETTLE)
     ratios = {
         f"ratio_to_relay_{name}": round(quantile(ours, at) / quantile(theirs, at), 2) for name, at in (("p50", 0.5), ("p99", 0.99))
     }
-    return told(ours, many) | ratios | {"relay": told(theirs, len(theirs)), **used, "delays": ours, "relay_delays": theirs}
+    return told(ours) | ratios | {"relay": told(theirs), **used, "delays": ours, "relay_delays": theirs}
 
 
 def weather(
     engine: Engine, phases: list[tuple[float, float]], during: Callable[[], None] | None = None, quiet: float = QUIET
 ) -> dict[str, Any]:
     """A load, with something that happens meanwhile."""
-    with listening(engine.site, [engine.site.topics.alerts]) as heard:
+    with listening(engine.site) as heard:
         running = engine.site.loading(**engine.settings(phases))
         if during is not None:
             during()
         sent = engine.account(loaded(running))
         settled(engine.site, quiet)
-    found = delays(sent.markers, heard[engine.site.topics.alerts])
-    return told(found, len(sent.markers)) | {"produced_late_by_seconds": round(sent.late, 2), "delays": found}
+    found = alerted(engine.site.raw, sent, heard.alerts)
+    return told(found) | {"produced_late_by_seconds": round(sent.late, 2), "delays": found}
 
 
-def told(found: list[float], sent: int) -> dict[str, Any]:
-    """Percentiles, and how many were lost."""
-    more = {f"p{100 * share:g}_ms".replace(".", "_", 1): round(quantile(found, share) * 1000, 1) for share in TAIL}
-    return summary(found, sent) | more | {"lost": sent - len(found)}
+def told(found: list[float]) -> dict[str, Any]:
+    """Percentiles, and of how many."""
+    return summary(found) | {f"p{100 * share:g}_ms".replace(".", "_", 1): round(quantile(found, share) * 1000, 1) for share in TAIL}
 
 
 def burst(engine: Engine, _: int) -> dict[str, Any]:
@@ -153,11 +153,11 @@ def crash(engine: Engine, _: int) -> dict[str, Any]:
 
 def late(engine: Engine, _: int) -> dict[str, Any]:
     """A third besides is late and in no order."""
-    draw, traffic = random.Random(7), Traffic(engine.sizes.identities, 777)
+    draw, traffic = random.Random(7), Traffic(engine.sizes.identities, 777, engine.origin)
     bound = 2 * engine.site.config.time.lateness_minutes * 60
 
     def make(passed: float) -> bytes:
-        return traffic.ordinary(max(engine.clock + passed * engine.speed - draw.random() * bound, 0.0))
+        return traffic.ordinary(max(engine.clock + passed * SPEED - draw.random() * bound, 0.0))
 
     with Beside(engine.site, engine.sizes.rate / 3, make) as beside:
         found = weather(engine, [(engine.sizes.rate, engine.sizes.seconds)])
@@ -175,6 +175,19 @@ def poison(engine: Engine, _: int) -> dict[str, Any]:
     ) < beside.sent and time.monotonic() < until:
         time.sleep(1.0)
     return found | {"poison_records": beside.sent, "dead_letters": letters}
+
+
+def action(engine: Engine, _: int) -> dict[str, Any]:
+    """From the record to the call at the receiver."""
+    # The responder acts on nothing that is a day old.
+    engine.clock = max(engine.clock, time.time() - ACTED_AGE - engine.origin)
+    with acting(engine.site) as called, listening(engine.site) as heard:
+        sent = engine.account(engine.site.load(**engine.settings([(engine.sizes.rate, engine.sizes.seconds)])))
+        settled(engine.site)
+    site, begin = engine.site, sent.began_at + SETTLE
+    alerts = alerted(site.raw, sent, heard.alerts, begin)
+    calls = alerted(site.raw, sent, [(called[uid], text) for uid, text in opened(heard.alerts) if uid in called], begin)
+    return told(calls) | {"alerts": told(alerts), "alerts_without_call": len(alerts) - len(calls), "delays": calls}
 
 
 def settled(site: Site, quiet: float = QUIET) -> None:
@@ -204,11 +217,12 @@ RUN: dict[str, Callable[[Engine, int], dict[str, Any]]] = {
     "late": late,
     "poison": poison,
     "crash": crash,
+    "action": action,
 }
 
 
 def measured(parts: set[str], sizes: Sizes, bootstrap: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(part, figures with all delays), each as soon as it is there. The crash comes last: it leaves workers that are new."""
+    """(part, figures with all delays), each as soon as it is there. The crash comes late: it leaves workers that are new."""
     with broker(bootstrap) as (address, pid), installed(address, sizes) as engine:
         for name, run in RUN.items():
             if name in parts:
@@ -218,8 +232,8 @@ def measured(parts: set[str], sizes: Sizes, bootstrap: str) -> Iterator[tuple[st
 @contextmanager
 def installed(address: str, sizes: Sizes) -> Iterator[Engine]:
     """All stages, with some history behind them."""
-    with Site(address, settings={"worker.checkpoint_seconds": "10"}) as site:
-        engine = Engine(site, sizes)
+    with Site(address, settings=BUDGET) as site:
+        engine = Engine(site, sizes, time.time() - AGO)
         engine.start()
         # The judges come last, and a short history gives them most to do.
         settled(site)
@@ -255,7 +269,7 @@ def main() -> None:
         parser.error(f"--parts: no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     # It tells of every topic that is too new to have a leader yet.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-    figures: dict[str, Any] = about() | {"markers_a_second": MARKERS}
+    figures: dict[str, Any] = about()
     print("\n".join(lines(figures)))
     for part, found in measured(parts, QUICK if given.quick else Sizes(), given.bootstrap):
         figures[part] = found
