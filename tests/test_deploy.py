@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shlex
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,16 +20,20 @@ import pytest
 import yaml
 
 from connectors.kafka import Kafka, KafkaError, client
+from connectors.topics import Topics
+from detector.blindspots import RULES
 from detector.config import parse
 from detector.policy import Respond
 from detector.process import AGAIN, BROKER, MISTAKE, REFUSED, TOPICS
 from detector.respond import observer
 from detector.responder import Service, Switch
 from detector.vitals import Vitals
-from tests.checkout import ROOT, code_blocks
+from detector.watch import ABOUT
+from tests.checkout import PACKAGES, ROOT, code_blocks, modules
 from tests.test_readme import wrong_command
 
 COMPOSE = ROOT / "docker-compose.yml"
+KAFKA = ROOT / "docs" / "kafka.md"
 UNITS = sorted((ROOT / "deploy" / "systemd").glob("*.service"))
 STAGES = ("ingest", "actor", "object", "fuse", "budget", "watch")
 #: Services of ours, and those of others.
@@ -211,19 +217,100 @@ def test_every_metric_in_the_alert_rules_is_one_that_a_process_counts() -> None:
         assert rule["labels"]["severity"] in ("critical", "warning")
 
 
+def literal(node: ast.expr) -> str:
+    """How a text in code begins, as far as it stands there; ``ABOUT`` is known."""
+    if isinstance(node, ast.JoinedStr):
+        head = ""
+        for part in node.values:
+            if isinstance(part, ast.Constant):
+                head += str(part.value)
+            elif isinstance(part, ast.FormattedValue) and isinstance(part.value, ast.Name) and part.value.id == "ABOUT":
+                head += ABOUT
+            else:
+                break
+        return head
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+
+
+def causes(*sources: str) -> set[str]:
+    """What our own alerts can be about, without ``service:tocsin/`` and the name of the one thing: every ``Cause`` of the rules, and
+    every identity that is spelled out."""
+    found = set()
+    for node in (node for source in sources for node in ast.walk(ast.parse(source))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Cause":
+            name = literal(node.args[0])
+            assert "/" in name, f"a cause whose kind is not to be read: {ast.unparse(node)}"
+            found.add(name.partition("/")[0])
+        elif isinstance(node, ast.expr) and (text := literal(node)).startswith(ABOUT) and text != ABOUT:
+            found.add(text.removeprefix(ABOUT).partition("/")[0])
+    return found
+
+
+@cache
+def told_of() -> frozenset[str]:
+    """Every cause that our code tells of."""
+    return frozenset(causes(*(path.read_text(encoding="utf-8") for path in modules(*PACKAGES))))
+
+
+def without_runbook(page: str, names: frozenset[str]) -> list[str]:
+    """Causes that have no row in the page's table of blind spots."""
+    told = set(re.findall(r"^\| `([\w-]+)(?:/[^`]*)?` \|", page.partition("### Blind spots")[2].partition("\n## ")[0], re.MULTILINE))
+    return sorted(names - told)
+
+
 def test_every_alert_rule_every_metric_and_every_blind_spot_is_in_the_runbook() -> None:
     from tests.test_health import filled
 
-    page = (ROOT / "docs" / "kafka.md").read_text(encoding="utf-8")
+    page = KAFKA.read_text(encoding="utf-8")
     kinds = re.findall(r"^# TYPE (tocsin_\w+) ", filled().render()[0].decode() + responding(), re.MULTILINE)
-    source = (ROOT / "detector" / "blindspots.py").read_text() + (ROOT / "detector" / "watch.py").read_text()
-    causes = set(re.findall(r"f\"(?:\{ABOUT\})?(process|repeats|lag|source|rejects|canary|newcomers|allow-list)/\{", source))
-    assert len(causes) == 8
     # The client writes beside each counter when it began.
     missing = [name for name in kinds if f"`{name}`" not in page and not name.endswith("_created")]
     missing += [rule["alert"] for rule in rules() if f"`{rule['alert']}`" not in page]
-    missing += [cause for cause in causes if f"`{cause}/" not in page]
+    missing += without_runbook(page, told_of())
     assert missing == []
+
+
+def test_the_causes_are_those_that_the_code_tells_of() -> None:
+    found = told_of()
+    # One of the rules, one that the watcher tells at once, one of the tables: all the ways in which a cause is named.
+    assert {"canary", "lost", "profiles"} <= found
+    assert len(found) > len(RULES)
+    assert causes('yield Cause(f"moon/{name}", True, text)', 'say(now, f"{ABOUT}sun/{name}", text)') == {"moon", "sun"}
+
+
+def test_a_cause_without_a_row_in_the_runbook_is_noticed() -> None:
+    page, known = KAFKA.read_text(encoding="utf-8"), told_of()
+    for cause in known:
+        assert without_runbook(re.sub(rf"^\| `{cause}\b.*\n", "", page, flags=re.MULTILINE), known) == [cause]
+    assert without_runbook(page, known | {"moon"}) == ["moon"]
+
+
+#: Modules of commands that meet a broker -> how the table of rights names what they do; stages and responder stand there as such.
+RIGHTS = {
+    "accept": ["`tocsin accept-topic`"],
+    "approvals": ["`tocsin approvals approve"],
+    "control": ["`tocsin control show`, `apply`"],
+    "dlq": ["`tocsin dlq list`", "`tocsin dlq retry`"],
+    "from_kafka": ["`tocsin record --from kafka`"],
+    "ledger": ["`tocsin ledger verify", "`tocsin ledger anchor"],
+    "moves": ["`tocsin state export`", "`tocsin state import`"],
+    "skip": ["`tocsin skip`"],
+    "to_kafka": ["`tocsin replay --to kafka`"],
+    "topics": ["`tocsin topics`"],
+}
+
+
+def test_the_table_of_rights_has_every_command_that_meets_a_broker_and_names_topics_that_are_there() -> None:
+    table = re.findall(
+        r"^\|.*\|$", KAFKA.read_text(encoding="utf-8").partition("| user | topics |")[2].partition("\n\n")[0], re.MULTILINE
+    )
+    meeting = {path.stem for path in modules("replay") if re.search(r"^\s+await connected\(", path.read_text(), re.MULTILINE)}
+    assert meeting == RIGHTS.keys()
+    assert [each for many in RIGHTS.values() for each in many if not any(each in row.split("|")[1] for row in table)] == []
+    ours = Topics("tocsin")
+    groups = {"tocsin.ingest", "tocsin.respond", "tocsin.dlq-retry", *(f"tocsin.{stage}" for stage in STAGES)}
+    named = {name for row in table for name in re.findall(r"`(tocsin\.[\w.-]+)`", row)}
+    assert named <= {*ours.all(), *groups}
 
 
 def test_every_command_of_ours_in_the_page_on_kafka_parses() -> None:
@@ -272,6 +359,16 @@ def test_a_unit_is_shut_in_and_gets_its_secrets_as_files(path: Path) -> None:
     assert "DynamicUser" in read or read["User"] != ["root"]
     assert not any(re.search("PASSWORD|SECRET|TOKEN", value) for value in read["Environment"])
     assert all(value.partition(":")[2].startswith("/etc/tocsin/secrets/") for value in read["LoadCredential"])
+
+
+def test_the_responder_has_a_user_of_its_own_under_the_names_of_the_stages() -> None:
+    given = [dict(value.split(":") for value in unit(path)["LoadCredential"]) for path in UNITS]
+    shown = [parse(block.text).kafka for block in code_blocks("docs/kafka.md") if block.language == "toml" and "[kafka]" in block.text]
+    assert [set(each) for each in given] == [{shown[0].username_file, shown[0].password_file}] * 2
+    files = [Path(file).name for each in given for file in each.values()]
+    assert len(set(files)) == len(files) == 4
+    (made,) = (block.text for block in code_blocks("docs/kafka.md") if "/etc/tocsin/secrets " in block.text)
+    assert [file for file in files if not re.search(rf"[ ]{file}\b", made)] == []
 
 
 @pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)
