@@ -39,9 +39,7 @@ log = logging.getLogger("tocsin.ingest")
 POLL = 4_000
 #: Seconds between two commits. Nothing waits for one, unless bindings take effect with it.
 COMMIT = 0.5
-
-
-#: Times the lateness of waking that is waited besides ``worker.linger_ms``, and the longest wait, seconds.
+#: Times the lateness of waking that is waited besides ``worker.linger_ms``, and the longest wait for its sake, seconds.
 SCARCE, LONGEST_LINGER = 6.0, 0.03
 
 
@@ -252,7 +250,7 @@ class Collector(ConsumerRebalanceListener):  # type: ignore[misc]
             # Rows that come just after others wait a little for more to leave with: longer where cores are so scarce that who sleeps
             # wakes late, for then it is the number of messages that keeps everyone waiting.
             now = time.monotonic()
-            rest = self.intake.last_put + min(linger + SCARCE * late, LONGEST_LINGER) - now
+            rest = self.intake.last_put + pause(linger, late) - now
             if polled and rest > 0:
                 await asyncio.sleep(rest)
                 late += (time.monotonic() - now - rest - late) / 16
@@ -382,6 +380,11 @@ class Collector(ConsumerRebalanceListener):  # type: ignore[misc]
         for gone in [each for each, log in owed.items() if logs is None or log in logs]:
             del owed[gone]
             self.process.out.put(Letter(self.topics.bindings, 0, key_of(*gone), None, "binding/1"))
+
+
+def pause(linger: float, late: float) -> float:
+    """How long rows wait for more to leave with, seconds; ``late``: by how much who sleeps wakes late."""
+    return max(linger, min(linger + SCARCE * late, LONGEST_LINGER))
 
 
 def _control(data: bytes) -> Control:

@@ -97,7 +97,7 @@ class _Visit:
             if stop == start:
                 for table in keys:
                     if self._room(table, keys[table][start : start + 1]) == 0:
-                        self._make_room(table, max(float(block.time[start]), self.units[0]))
+                        self._make_room(table, max(float(block.time[start]), float(self.units[0])))
                 continue
             known = {table: self.tables[table].used for table in keys}
             for table, wanted in keys.items():
@@ -193,7 +193,7 @@ class ActorVisit(_Visit):
         while (rows := self.peering.before_training(block, self.units[0])) < len(block):
             parts.append(self._visit(block.take(slice(0, rows))))
             block = block.take(slice(rows, len(block)))
-            self._regroup(max(float(block.time[0]), self.units[0]))
+            self._regroup(max(float(block.time[0]), float(self.units[0])))
         last = self._visit(block)
         return last if not parts else ActorSide.joined([*parts, last])
 

@@ -43,8 +43,9 @@ class Waiting:
             known, quiet = self._many, 0 if self._many > known else quiet + 1
         out = []
         for partition, waiting in list(self._runs.items()):
-            run, size = [waiting.popleft()], 0
-            while waiting and (size := size + len(run[-1].data)) < RUN_BYTES:
+            run = [waiting.popleft()]
+            size = len(run[0].data)
+            while waiting and (size := size + len(waiting[0].data)) <= RUN_BYTES:
                 run.append(waiting.popleft())
             if not waiting:
                 del self._runs[partition]

@@ -182,21 +182,21 @@ class Worker:
 
     async def _folded(self, part: Part, partition: int, run: Sequence[Note]) -> None:
         """Take in messages that follow one another. A fault that the core does not know ends the process; the third for good."""
-        stage = part.stage
+        stage, at = part.stage, run[0].offset
         try:
             # Without giving way: a copy of the state is taken when all that has come of it is on its way.
             for taken in stage.takes(run):
                 self._send(taken, partition)
+                at += 1
         except WireError as error:
             part.spoilt = True
-            at = stage.applied
             raise Halt(REFUSED, f"{self.reads} {partition} at {at}: {error}. {self._skip(partition, at)}") from error
         except Exception as error:
             part.spoilt = True
             if part.saving is not None:
                 # A copy from before, in a transaction of the same producer.
                 await part.saving
-            at, upto = stage.applied, max(stage.trying, stage.applied)
+            upto = max(stage.trying, at)
             crashes = await part.keeper.crashed(at, upto)
             block = f"{self.reads} {partition}: " + (f"the block at {at}" if upto == at else f"one of the blocks at {at} to {upto}")
             if crashes < CRASHES or upto > at:

@@ -96,8 +96,8 @@ class Logs:
         for out in [] if self.mute else outs:
             self.topics[out.topic, out.partition or 0].append(out.value)
 
-    def ingest(self, block: Block, log: str = "raw-0@id") -> None:
-        for partition, data in by_actor(block, (log,), 0, self.partitions):
+    def ingest(self, block: Block, log: str = "raw-0@id", arrived: int = 0) -> None:
+        for partition, data in by_actor(block, (log,), arrived, self.partitions):
             self.topics["by_actor", partition].append(data)
 
     def tick(self, clock: int) -> None:

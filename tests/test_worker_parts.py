@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import GroupAuthorizationFailedError, TopicAuthorizationFailedError
 
+from connectors import deadletter
 from connectors.wire import WireError
 from detector import stage
 from detector import worker as module
@@ -18,6 +19,7 @@ from detector.config import parse
 from detector.engine import fault
 from detector.part import Part
 from detector.process import AGAIN, REFUSED, Halt, Process
+from detector.sender import Letter
 from detector.snapshot import Snapshot
 from detector.stage import Note
 from detector.worker import Worker
@@ -26,7 +28,7 @@ PLACE = "tocsin.by-actor"
 
 
 class Stage:
-    """Counts its messages; the one called ``bad`` makes it raise."""
+    """Counts its messages; the one called ``bad`` makes it raise. ``whole``: before anything is known of the others of its run."""
 
     partition, partitions, name = 0, 4, "actor"
 
@@ -34,11 +36,18 @@ class Stage:
         self.trying = -1
         self.applied = self.rows = self.dropped = self.late = self.identities = 0
         self.bad: Exception | None = None
+        self.whole = False
+        self.runs: list[list[int]] = []
 
     def quick(self) -> bool:
         return True
 
-    takes = stage.Stage.takes
+    def takes(self, run: Sequence[Note]) -> Iterator[Any]:
+        self.runs.append([note.offset for note in run])
+        if self.whole and self.bad is not None and any(note.data == b"bad" for note in run):
+            self.trying = run[-1].offset
+            raise self.bad
+        yield from stage.Stage.takes(self, run)  # type: ignore[arg-type]
 
     def take(self, data: bytes, offset: int, time: int = 0) -> Any:
         self.rows += 1
@@ -49,10 +58,13 @@ class Stage:
 
 
 class Keeper:
-    """Remembers what was kept. ``fails``: how many checkpoints are refused first."""
+    """Remembers what was kept. ``fails``: how many checkpoints are refused first; ``upto``: where the last crash has been; ``times``:
+    how often."""
 
     def __init__(self, stage: Stage) -> None:
         self.stage, self.saved, self.skips, self.fails = stage, 0, set[int](), 0
+        self.upto, self.times = -1, 1
+        self.crashes: list[tuple[int, int]] = []
         self.heads: list[int] = []
         self.closed = False
 
@@ -69,10 +81,11 @@ class Keeper:
         return 1
 
     def alone(self, offset: int) -> bool:
-        return False
+        return offset <= self.upto
 
     async def crashed(self, offset: int, upto: int) -> int:
-        return 1
+        self.crashes.append((offset, upto))
+        return self.times
 
     async def close(self) -> None:
         self.closed = True
@@ -81,14 +94,17 @@ class Keeper:
 class Out:
     """A sender that has delivered everything."""
 
+    def __init__(self) -> None:
+        self.letters: list[Letter] = []
+
     async def settle(self) -> None:
         await asyncio.sleep(0)
 
     async def room(self) -> None:
         pass
 
-    def put(self, letter: Any) -> None:
-        pass
+    def put(self, letter: Letter) -> None:
+        self.letters.append(letter)
 
 
 class Bench:
@@ -96,12 +112,13 @@ class Bench:
 
     def __init__(self) -> None:
         self.process = Process(parse(""), "0", stages=("actor",))
-        self.process.sender = Out()  # type: ignore[assignment]
+        self.out = Out()
+        self.process.sender = self.out  # type: ignore[assignment]
         self.failed: list[BaseException] = []
         self.process.fail = self.failed.append  # type: ignore[method-assign,assignment]
         self.worker = Worker(self.process, "actor")
-        self.worker.app = SimpleNamespace(consumer=SimpleNamespace(highwater=lambda _: None))
-        self.worker.app = SimpleNamespace(consumer=SimpleNamespace(highwater=lambda _: None))
+        self.sought: list[int] = []
+        self.worker.app = SimpleNamespace(consumer=SimpleNamespace(highwater=lambda _: None, seek=self._seek))
         self.stage = Stage()
         self.keeper = Keeper(self.stage)
         self.part = Part(self.stage, self.keeper)  # type: ignore[arg-type]
@@ -110,7 +127,13 @@ class Bench:
 
     async def take(self, *messages: tuple[int, bytes]) -> None:
         for offset, data in messages:
-            await self.worker._take(0, [Note(offset, data, 1)])
+            await self.together((offset, data))
+
+    async def together(self, *messages: tuple[int, bytes]) -> None:
+        await self.worker._take(0, [Note(offset, data, 1) for offset, data in messages])
+
+    async def _seek(self, _: Any, offset: int) -> None:
+        self.sought.append(offset)
 
 
 def on_bench(check: Callable[[Bench], Coroutine[Any, Any, None]]) -> None:
@@ -205,25 +228,112 @@ def test_a_message_that_comes_too_early_twice_has_the_log_looked_at_and_those_on
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def check(bench: Bench) -> None:
-        sought: list[int] = []
         looked: list[int] = []
-
-        async def seek(_: Any, offset: int) -> None:
-            sought.append(offset)
 
         async def still_there(_: Process, __: TopicPartition, applied: int) -> None:
             looked.append(applied)
             if len(looked) > 1:
                 raise Halt(REFUSED, "it is gone")
 
-        bench.worker.app.consumer.seek = seek
         monkeypatch.setattr(module, "still_there", still_there)
         await bench.take((0, b"x"), (5, b"x"), (6, b"x"), (7, b"x"))
-        assert (sought, looked) == ([1], [])
+        assert (bench.sought, looked) == ([1], [])
         await bench.take((1, b"x"), (9, b"x"), (10, b"x"), (9, b"x"))
-        assert (sought, looked) == ([1, 2, 2], [2])
+        assert (bench.sought, looked) == ([1, 2, 2], [2])
         with pytest.raises(Halt, match="it is gone"):
             await bench.take((9, b"x"))
+
+    on_bench(check)
+
+
+def test_of_a_run_that_is_partly_known_only_the_rest_is_taken_in() -> None:
+    async def check(bench: Bench) -> None:
+        await bench.together((0, b"x"), (1, b"x"), (2, b"x"))
+        await bench.together((1, b"x"), (2, b"x"), (3, b"x"), (4, b"x"))
+        assert bench.stage.runs == [[0, 1, 2], [3, 4]]
+        assert bench.stage.applied == 5
+
+    on_bench(check)
+
+
+def test_a_gap_in_a_run_is_read_again_and_nothing_behind_it_is_taken_in() -> None:
+    async def check(bench: Bench) -> None:
+        await bench.together((0, b"x"), (1, b"x"), (4, b"x"), (5, b"x"))
+        assert (bench.stage.runs, bench.sought) == ([[0, 1]], [2])
+        await bench.together(*((offset, b"x") for offset in range(2, 6)))
+        assert (bench.stage.runs, bench.sought) == ([[0, 1], [2, 3, 4, 5]], [2])
+
+    on_bench(check)
+
+
+@pytest.mark.parametrize(("upto", "runs"), [(-1, [[0, 1], [3, 4]]), (3, [[0], [1], [3], [4]])])
+def test_a_message_of_a_run_that_someone_passes_over_is_put_aside_once_and_those_beside_it_are_taken_in(
+    upto: int, runs: list[list[int]]
+) -> None:
+    async def check(bench: Bench) -> None:
+        bench.keeper.skips, bench.keeper.upto = {2}, upto
+        run = [(offset, b"at %d" % offset) for offset in range(5)]
+        await bench.together(*run)
+        await bench.together(*run)
+        assert bench.stage.runs == runs
+        (letter,) = bench.out.letters
+        aside = deadletter.decode(letter.value or b"")
+        assert isinstance(aside, deadletter.DeadLetter)
+        assert (aside.place, aside.raw) == (f"{PLACE}/0/2", b"at 2")
+
+    on_bench(check)
+
+
+def test_of_a_run_that_crashes_the_whole_is_noted_and_nobody_is_told_to_pass_over_its_first() -> None:
+    async def check(bench: Bench) -> None:
+        bench.stage.bad, bench.stage.whole, bench.keeper.times = ZeroDivisionError(), True, 7
+        with pytest.raises(Halt, match="one of the blocks at 0 to 2 made the core raise ZeroDivisionError") as halt:
+            await bench.together((0, b"x"), (1, b"bad"), (2, b"x"))
+        assert (halt.value.code, "tocsin skip" in str(halt.value)) == (AGAIN, False)
+        assert (bench.keeper.crashes, bench.part.spoilt) == ([(0, 2)], True)
+
+    on_bench(check)
+
+
+@pytest.mark.parametrize(("times", "code", "said"), [(2, AGAIN, "the block at 1 made"), (3, REFUSED, "raise 3 times: .* actor 0 1$")])
+def test_after_a_crash_of_a_run_its_messages_go_one_by_one_until_it_is_found(times: int, code: int, said: str) -> None:
+    async def check(bench: Bench) -> None:
+        bench.stage.bad, bench.stage.whole = ZeroDivisionError(), True
+        bench.keeper.upto, bench.keeper.times = 2, times
+        with pytest.raises(Halt, match=said) as halt:
+            await bench.together((0, b"x"), (1, b"bad"), (2, b"x"), (3, b"x"), (4, b"x"))
+        assert (halt.value.code, bench.keeper.crashes, bench.stage.runs) == (code, [(1, 1)], [[0], [1]])
+        bench.part.spoilt, bench.stage.bad = False, None
+        await bench.together((1, b"bad"), (2, b"x"), (3, b"x"), (4, b"x"))
+        assert bench.stage.runs[2:] == [[1], [2], [3, 4]]
+
+    on_bench(check)
+
+
+def test_a_message_that_a_run_refuses_is_named_and_what_came_before_it_counts() -> None:
+    async def check(bench: Bench) -> None:
+        bench.stage.bad = WireError("newer")
+        with pytest.raises(Halt, match=rf"^{PLACE} 0 at 2: newer\. .*: tocsin skip actor 0 2$") as halt:
+            await bench.together((0, b"x"), (1, b"x"), (2, b"bad"), (3, b"x"))
+        assert (halt.value.code, bench.stage.applied, bench.part.spoilt) == (REFUSED, 2, True)
+        assert bench.keeper.crashes == []
+
+    on_bench(check)
+
+
+def test_what_cannot_be_sent_on_is_laid_to_its_own_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def check(bench: Bench) -> None:
+        sent: list[int] = []
+
+        def send(*_: Any) -> None:
+            sent.append(bench.stage.applied)
+            if len(sent) == 2:
+                raise ZeroDivisionError
+
+        monkeypatch.setattr(bench.worker, "_send", send)
+        with pytest.raises(Halt, match="the block at 1 made the core raise"):
+            await bench.together((0, b"x"), (1, b"x"), (2, b"x"))
+        assert bench.keeper.crashes == [(1, 1)]
 
     on_bench(check)
 
