@@ -45,7 +45,7 @@ class Sizes(NamedTuple):
     agent: int = 120_000
     identities: int = 20_000
     rate: float = 5_000.0
-    history: int = 1_100_000
+    history: int = 1_900_000
     seconds: float = 30.0
     turns: int = 3
     burst: float = 30.0

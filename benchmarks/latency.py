@@ -34,7 +34,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from benchmarks.kafka import QUICK, Sizes, about
 from benchmarks.kafka_alerts import alerted, opened
 from benchmarks.kafka_figures import delays, lines, quantile, summary
-from benchmarks.kafka_live import BUDGET, SETTLE, SPEED, Engine, Relay, listening
+from benchmarks.kafka_live import BUDGET, MARKERS, SETTLE, SPEED, Engine, Relay, listening
 from benchmarks.kafka_load import Load, Sent, Traffic
 from benchmarks.kafka_site import Site, Watch, broker, loaded, loading
 from benchmarks.latency_action import acting
@@ -92,7 +92,7 @@ def steady(engine: Engine, broker_pid: int) -> dict[str, Any]:
         with listening(site, [relay.topics[-1]]) as heard:
             turns: list[tuple[Sent, Sent]] = []
             for _ in range(sizes.turns):
-                settings = engine.settings([(sizes.rate, sizes.seconds)]) | {"first": 10_000_000 * engine.turn}
+                settings = engine.settings([(sizes.rate, sizes.seconds)], MARKERS) | {"first": 10_000_000 * engine.turn}
                 load = Load(bootstrap=site.bootstrap, topic=relay.topics[0], partitions=site.partitions, **settings)
                 relayed = loaded(loading(load))
                 turns.append((relayed, engine.account(site.load(**engine.settings([(sizes.rate, sizes.seconds)])))))

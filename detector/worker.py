@@ -278,6 +278,8 @@ class Worker:
                     # Taken from us while it was opened: whoever has it now fences us, and is not to be fenced by us.
                     await part.keeper.close()
                     return None
+                # Not all at once: their checkpoints would keep everything else waiting.
+                part.saved_at -= self.config.worker.checkpoint_seconds * partition / self.partitions
                 self.parts[partition] = part
         return self.parts.get(partition)
 
