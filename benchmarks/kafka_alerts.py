@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from benchmarks.kafka_load import Batch, Sent
 from connectors import ocsf
+from connectors.alert import Alert
 
 
 class Left:
@@ -35,10 +36,7 @@ def alerted(raw: str, sent: Sent, heard: Iterable[tuple[float, str]], since: flo
     """
     left = Left(raw, sent.batches)
     first: dict[str, float] = {}
-    for came, text in heard:
-        alert = ocsf.alert_of(text.encode())
-        if alert.notice or alert.activity != "open":
-            continue
+    for came, alert, _ in _openings(heard):
         opener = max((each for each in alert.evidence if each.score == alert.score), key=lambda each: each.time, default=None)
         at = None if opener is None else left.at(opener.partition, opener.offset)
         if at is not None and since <= at < until:
@@ -48,9 +46,11 @@ def alerted(raw: str, sent: Sent, heard: Iterable[tuple[float, str]], since: flo
 
 def opened(heard: Iterable[tuple[float, str]]) -> list[tuple[str, str]]:
     """(id, as written) of each alert that was opened."""
-    out = []
-    for _, text in heard:
+    return [(alert.uid, text) for _, alert, text in _openings(heard)]
+
+
+def _openings(heard: Iterable[tuple[float, str]]) -> Iterator[tuple[float, Alert, str]]:
+    for came, text in heard:
         alert = ocsf.alert_of(text.encode())
         if not alert.notice and alert.activity == "open":
-            out.append((alert.uid, text))
-    return out
+            yield came, alert, text

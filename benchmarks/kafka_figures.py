@@ -62,20 +62,19 @@ def quantile(values: Sequence[float], share: float) -> float:
     return ordered[max(math.ceil(share * len(ordered)) - 1, 0)] if ordered else math.nan
 
 
-def delays(sent: Mapping[int, float], seen: Mapping[int, float], since: float = -math.inf, until: float = math.inf) -> list[float]:
-    """Seconds from the sending to the receipt of each marker that was sent in a span and was seen."""
-    return [seen[number] - at for number, at in sent.items() if since <= at < until and number in seen]
+def delays(sent: Mapping[int, float], seen: Mapping[int, float], since: float) -> list[float]:
+    """Seconds from the sending to the receipt of each marker that was sent from then on and was seen."""
+    return [seen[number] - at for number, at in sent.items() if since <= at and number in seen]
 
 
-def summary(delays_: Sequence[float], sent: int = 0) -> dict[str, Any]:
-    """Delays for people: in ms, how many they are, and of how many markers that were ``sent`` (0: it was no markers)."""
-    told = {
+def summary(delays_: Sequence[float]) -> dict[str, Any]:
+    """Delays for people: in ms, and how many they are."""
+    return {
         "p50_ms": round(quantile(delays_, 0.5) * 1000, 1),
         "p99_ms": round(quantile(delays_, 0.99) * 1000, 1),
         "worst_ms": round(max(delays_, default=math.nan) * 1000, 1),
         "seen": len(delays_),
     }
-    return told | ({"share_seen": round(len(delays_) / sent, 3), "sent": sent} if sent else {})
 
 
 def cpu_of(stat: str, ticks: int) -> float:

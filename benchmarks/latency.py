@@ -41,7 +41,7 @@ from benchmarks.latency_action import acting
 
 PARTS = ("steady", "burst", "crash", "late", "poison", "action")
 #: A load is over when no alert has come for so many seconds; after a crash a start of Python and a takeover lie between two. It ends in
-#: any case after the third number: what has not come by then counts as lost.
+#: any case after the third number: what has not come by then is not counted.
 QUIET, QUIET_CRASH, LONGEST = 5.0, 30.0, 180.0
 #: What no source can read, each of another kind.
 POISON = (b"", b"{", b"\xff\xfe\x00", b'{"ts":"soon"}', b'{"ts":1e400}', b"[" * 2_000, b'{"a":' * 500)

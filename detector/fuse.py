@@ -245,7 +245,7 @@ class Fusion:
                 # An open alert keeps its trail.
                 oldest = next((name for name in state.trails if name not in state.open), None)
                 if oldest is not None:
-                    del state.trails[oldest]
+                    self.trails.drop(oldest)
             trail = Trail()
             self.trails.put(blamed, trail)
         edge = f"{piece.actor}\n{piece.object}\n{piece.action}\n{piece.detail}"
@@ -358,7 +358,7 @@ class Fusion:
     def _revise(self, held: Open, activity: Any, time: int) -> Alert:
         """The next revision of an alert, as a record of its own."""
         alert = held.alert
-        trail = self.trails.get(alert.blamed) or Trail()
+        trail = self.trails[alert.blamed]
         pieces = sorted(trail.pieces, key=lambda each: (-each.score, each.time))
         alert.revision += 1
         alert.activity = activity
@@ -379,7 +379,7 @@ class Fusion:
         if new_day:
             # Once a day is enough for what is kept for one, and there may be many.
             for blamed in [each for each in state.trails if now - self.trails.time(each) >= DAY and each not in state.open]:
-                del state.trails[blamed]
+                self.trails.drop(blamed)
 
 
 def judge(parts: Sequence[Fusion], found: Found) -> list[Alert]:

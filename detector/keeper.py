@@ -36,6 +36,10 @@ class Crash(msgspec.Struct):
     times: int = 0
     upto: int = -1
 
+    def __post_init__(self) -> None:
+        # Records of before it was noted are of one message.
+        self.upto = max(self.upto, self.offset)
+
 
 class Fenced(RuntimeError):
     """Another process has taken this partition over: this one must end without writing anything more."""
@@ -81,12 +85,12 @@ class Keeper:
 
     def alone(self, offset: int) -> bool:
         """Whether the message at ``offset`` is to be taken in by itself: it may be the one that has made the stage crash."""
-        return offset <= max(self._crash.offset, self._crash.upto)
+        return offset <= self._crash.upto
 
     async def crashed(self, offset: int, upto: int) -> int:
         """Note that one of the messages from ``offset`` to ``upto`` has made the stage crash. Returns how often it has by now."""
         before = self._crash
-        known = before.times and before.offset <= upto and offset <= max(before.offset, before.upto)
+        known = before.times and before.offset <= upto and offset <= before.upto
         self._crash = Crash(offset, before.times + 1 if known else 1, upto)
         async with self._producer.transaction():
             await (await self._put(CRASH, msgspec.json.encode(self._crash)))

@@ -7,6 +7,8 @@ So every row counts once, although every log may hold it twice. No Kafka here: `
 
 from __future__ import annotations
 
+import itertools
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
@@ -213,16 +215,16 @@ class ObjectStage(VisitStage[ObjectVisit]):
             return [[] for _ in held]
         parts = [self._fresh(packet) for _, packet in given]
         logs = renumbered([packet for _, packet in given])
-        ends = np.cumsum([len(block) for block, _ in parts])
+        ends = list(itertools.accumulate(len(block) for block, _ in parts))
         told = self._judge(Block.concat([block for block, _ in parts]), ActorSide.joined([side for _, side in parts]), logs, ends)
         items = {offset: each for (offset, _), each in zip(given, told, strict=True)}
         return [self._sent(items.get(offset, []), packet, offset) for offset, packet, _ in held]
 
-    def _judge(self, block: Block, side: ActorSide, logs: tuple[str, ...], ends: np.ndarray) -> list[list[tuple[Line, list[Item]]]]:
+    def _judge(self, block: Block, side: ActorSide, logs: tuple[str, ...], ends: list[int]) -> list[list[tuple[Line, list[Item]]]]:
         """What a judge is told of rows, for each message by itself; ``ends``: where the rows of each end."""
         self.rows += len(block)
         found: list[dict[Line, list[Item]]] = [{line: [] for line in LINES} for _ in ends]
-        begins = np.concatenate([[0], ends]).tolist()
+        begins = [0, *ends]
         done: dict[Line, int] = dict.fromkeys(LINES, 0)
         for run in self.visit.visit(block, side):
             items, self.clocks[run.line] = items_of(run, self.clocks[run.line], logs)
@@ -230,7 +232,7 @@ class ObjectStage(VisitStage[ObjectVisit]):
                 if item.piece is not None:
                     item.piece.replayed, item.piece.partition = is_replayed(item.piece.partition), title(item.piece.partition)
                 at = done[run.line] + row
-                number = int(np.searchsorted(ends, at, side="right"))
+                number = bisect_right(ends, at)
                 if item.row:
                     item.row[ROW] = float(at - begins[number])
                 found[number][run.line].append(item)
@@ -372,9 +374,8 @@ class FuseStage(Stage):
 
     def blobs(self) -> Iterator[tuple[str, bytes]]:
         """See the base class."""
-        yield from super().blobs()
-        for line, judge in self.judges.items():
-            yield f"fuse.{line}", judge.dump()
+        for name, parts in self.copies():
+            yield name, b"".join(parts)
 
     def copies(self) -> Iterator[tuple[str, Iterable[bytes]]]:
         """See the base class."""

@@ -55,6 +55,18 @@ class Trails:
         self.held[name] = trail
         self._at_work.add(name)
 
+    def __getitem__(self, name: str) -> Trail:
+        """The same, of an identity that has one."""
+        trail = self.get(name)
+        if trail is None:
+            raise KeyError(name)
+        return trail
+
+    def drop(self, name: str) -> None:
+        """Forget a trail."""
+        del self.held[name]
+        self._at_work.discard(name)
+
     def time(self, name: str) -> float:
         """When an identity's evidence was last strengthened."""
         one = self.held[name]
@@ -63,9 +75,7 @@ class Trails:
     def rest(self) -> None:
         """Write down what has changed since this was called last."""
         for name in self._at_work:
-            one = self.held.get(name)
-            if isinstance(one, Trail):
-                self.held[name] = msgspec.Raw(msgspec.msgpack.encode(one))
+            self.held[name] = msgspec.Raw(msgspec.msgpack.encode(self.held[name]))
         self._at_work.clear()
 
 
