@@ -26,10 +26,8 @@ HOPS = 4
 #: Markers a second at so many events a second: relays are measured by them. To us they are records like others, though strange ones,
 #: as long as they are few: what comes as often as the budget has alerts is nothing strange any more.
 MARKERS, STRANGE, AT_RATE = 5.0, 0.5, 5_000.0
-#: Alerts come within a budget of event time: a wide one, and event time that runs, give some alerts a second.
-BUDGET, SPEED = {"budget.alerts_per_day": "1_000"}, 240.0
-#: Seconds of a turn that are not counted: caches fill and buffers find their sizes.
-SETTLE = 2.0
+#: Seconds of event time to one on the clock: alerts come within a budget of event time.
+SPEED = 240.0
 
 
 class Engine:
@@ -133,7 +131,7 @@ def listening(site: Site, topics: Sequence[str] = ()) -> Iterator[Heard]:
 
 def measured(bootstrap: str, broker: int, sizes: Sizes, parts: set[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """The third and the fourth figure."""
-    with Site(bootstrap, settings=BUDGET) as site:
+    with Site(bootstrap, partitions=sizes.partitions, settings=sizes.settings) as site:
         engine = Engine(site, sizes)
         engine.start()
         if "latency" in parts:
@@ -166,10 +164,10 @@ def latency(engine: Engine, broker: int) -> dict[str, Any]:
     finally:
         for relay in relays:
             relay.end()
-    found = {"alerts": [alerted(site.raw, turn, heard.alerts, turn.began_at + SETTLE) for turn in sent["alerts"][1:]]}
+    found = {"alerts": [alerted(site.raw, turn, heard.alerts, turn.began_at + sizes.settle) for turn in sent["alerts"][1:]]}
     for relay in relays:
         markers = heard.markers[relay.topics[-1]]
-        found[relay.name] = [delays(turn.markers, markers, turn.began_at + SETTLE) for turn in sent[relay.name][1:]]
+        found[relay.name] = [delays(turn.markers, markers, turn.began_at + sizes.settle) for turn in sent[relay.name][1:]]
     return _beside(found) | {"cpu": used, "rate": sizes.rate, "markers_a_second": MARKERS}
 
 

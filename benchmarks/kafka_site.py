@@ -242,6 +242,19 @@ class Site:
         return loading(Load(**(given | settings)))
 
 
+def still(state: Callable[[], int | None], quiet: float, longest: float) -> bool:
+    """Wait until something is there and has been the same for so many seconds. Returns whether it came to that in time."""
+    began = since = time.monotonic()
+    known = None
+    while known is None or time.monotonic() - since < quiet:
+        if time.monotonic() - began > longest:
+            return False
+        if (now := state()) != known:
+            known, since = now, time.monotonic()
+        time.sleep(0.5)
+    return True
+
+
 def loading(load: Load) -> subprocess.Popen[str]:
     """Begin to produce."""
     return _run("benchmarks.kafka_load", msgspec.json.encode(load).decode())

@@ -9,17 +9,18 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.kafka_alerts import alerted
 from benchmarks.kafka_figures import quantile, summary
-from benchmarks.kafka_live import BUDGET, SETTLE, SPEED, Engine, listening
+from benchmarks.kafka_live import SPEED, Engine
 from benchmarks.kafka_load import Sent, Traffic
 from benchmarks.kafka_site import Site, Watch, Worker
 from connectors.kafka import client
 from connectors.names import Names
 from connectors.sources.zeek_conn import ZeekConn
 from detector.checkpoint import meaning
+from detector.follow import told_to_the_end
 from detector.ingest import restart
 from detector.keeper import Keeper
+from detector.messages import read_messages
 from detector.pipeline import quiet_collector
 from detector.router import by_actor
 from detector.singles import STAGES
@@ -107,8 +108,8 @@ async def opened(site: Site) -> dict[str, Any]:
 
 def measured(bootstrap: str, broker: int, sizes: Sizes, parts: set[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """The sixth and the seventh figure."""
-    settings = BUDGET | {"worker.checkpoint_seconds": "3600", "worker.checkpoint_megabytes": "100_000"}
-    with Site(bootstrap, settings=settings) as site:
+    settings = sizes.settings | {"worker.checkpoint_seconds": "3600", "worker.checkpoint_megabytes": "100_000"}
+    with Site(bootstrap, partitions=sizes.partitions, settings=settings) as site:
         stages, clock = folded(site, sizes.kept, sizes.rate / SPEED)
         wrote = asyncio.run(kept(site, stages))
         del stages
@@ -148,13 +149,30 @@ def checkpoints(site: Site, sizes: Sizes, clock: float, broker: int) -> dict[str
 
 
 def _span(engine: Engine, broker: int) -> tuple[list[float], dict[str, Any]]:
-    """Load for a while. Returns how late its alerts came, and what was used."""
+    """Load for a while. Returns how late its evidence came to the judges, and what was used: judges that have just begun open no alerts
+    to speak of, and what is kept here is what comes before them."""
     sizes = engine.sizes
     watch = Watch(engine.pids | {"broker": broker})
-    with listening(engine.site) as heard:
-        sent: Sent = engine.account(engine.site.load(**engine.settings([(sizes.rate, sizes.loaded)])))
-        engine.drained()
-    return alerted(engine.site.raw, sent, heard.alerts, sent.began_at + SETTLE), watch.taken()
+    sent: Sent = engine.account(engine.site.load(**engine.settings([(sizes.rate, sizes.loaded)])))
+    engine.drained()
+    used = watch.taken()
+    return asyncio.run(_evidenced(engine.site, sent.began_at + sizes.settle, sent.ended_at)), used
+
+
+async def _evidenced(site: Site, since: float, until: float) -> list[float]:
+    """From the arrival of the earliest record behind a message to the judges until it left, for those that left in a span: seconds."""
+    out: list[float] = []
+
+    def tell(record: Any) -> None:
+        left = record.timestamp / 1000
+        if since <= left < until:
+            # What judges hand to each other came to them before.
+            told = [each for each in read_messages(record.value) if each.stage == "object" and each.arrived]
+            out.extend(left - each.arrived / 1e6 for each in told)
+
+    for partition in range(site.partitions):
+        await told_to_the_end(client(site.config.kafka), site.topics.evidence, tell, partition)
+    return out
 
 
 def _restarted(engine: Engine, settings: dict[str, str]) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """From a raw record's production to its alert, on a real broker, in good weather and in bad.
 
-``python -m benchmarks.latency [--parts steady,burst,...] [--quick] [--bootstrap HOST:PORT] [--json FILE] [--plot FILE]``; minutes, on
-one machine: the broker, the load and our workers share its cores.
+``python -m benchmarks.latency [--parts steady,burst,...] [--partitions N] [--quick] [--bootstrap HOST:PORT] [--json FILE]
+[--plot FILE]``; minutes, on one machine: the broker, the load and our workers share its cores.
 
 ``steady``  an even rate, in turns with a bare relay of as many aiokafka hops (``benchmarks.kafka_live``): its ratio is of this run
 ``burst``   ten times as much, and the even rate again until all is drained
@@ -29,14 +29,14 @@ from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go  # type: ignore[import-untyped]
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer
 
-from benchmarks.kafka import QUICK, Sizes, about
+from benchmarks.kafka import PARTITIONS, QUICK, Sizes, about
 from benchmarks.kafka_alerts import alerted, opened
 from benchmarks.kafka_figures import delays, lines, quantile, summary
-from benchmarks.kafka_live import BUDGET, MARKERS, SETTLE, SPEED, Engine, Relay, listening
+from benchmarks.kafka_live import MARKERS, SPEED, Engine, Relay, listening
 from benchmarks.kafka_load import Load, Sent, Traffic
-from benchmarks.kafka_site import Site, Watch, broker, loaded, loading
+from benchmarks.kafka_site import Site, Watch, broker, loaded, loading, still
 from benchmarks.latency_action import acting
 
 PARTS = ("steady", "burst", "crash", "late", "poison", "action")
@@ -101,8 +101,8 @@ def steady(engine: Engine, broker_pid: int) -> dict[str, Any]:
     finally:
         relay.end()
     for relayed, sent in turns:
-        theirs += delays(relayed.markers, heard.markers[relay.topics[-1]], relayed.began_at + SETTLE)
-        ours += alerted(site.raw, sent, heard.alerts, sent.began_at + SETTLE)
+        theirs += delays(relayed.markers, heard.markers[relay.topics[-1]], relayed.began_at + sizes.settle)
+        ours += alerted(site.raw, sent, heard.alerts, sent.began_at + sizes.settle)
     ratios = {
         f"ratio_to_relay_{name}": round(quantile(ours, at) / quantile(theirs, at), 2) for name, at in (("p50", 0.5), ("p99", 0.99))
     }
@@ -166,13 +166,11 @@ def late(engine: Engine, _: int) -> dict[str, Any]:
 
 def poison(engine: Engine, _: int) -> dict[str, Any]:
     """As many records besides that cannot be read."""
-    before = asyncio.run(ends(engine.site, engine.site.topics.deadletter))
+    before = engine.site.ends(engine.site.topics.deadletter)
     with Beside(engine.site, engine.sizes.rate, lambda passed: POISON[int(passed * 1e6) % len(POISON)]) as beside:
         found = weather(engine, [(engine.sizes.rate, engine.sizes.seconds)])
     until = time.monotonic() + LONGEST
-    while (
-        letters := asyncio.run(ends(engine.site, engine.site.topics.deadletter)) - before
-    ) < beside.sent and time.monotonic() < until:
+    while (letters := engine.site.ends(engine.site.topics.deadletter) - before) < beside.sent and time.monotonic() < until:
         time.sleep(1.0)
     return found | {"poison_records": beside.sent, "dead_letters": letters}
 
@@ -184,7 +182,7 @@ def action(engine: Engine, _: int) -> dict[str, Any]:
     with acting(engine.site) as called, listening(engine.site) as heard:
         sent = engine.account(engine.site.load(**engine.settings([(engine.sizes.rate, engine.sizes.seconds)])))
         settled(engine.site)
-    site, begin = engine.site, sent.began_at + SETTLE
+    site, begin = engine.site, sent.began_at + engine.sizes.settle
     alerts = alerted(site.raw, sent, heard.alerts, begin)
     calls = alerted(site.raw, sent, [(called[uid], text) for uid, text in opened(heard.alerts) if uid in called], begin)
     return told(calls) | {"alerts": told(alerts), "alerts_without_call": len(alerts) - len(calls), "delays": calls}
@@ -192,23 +190,7 @@ def action(engine: Engine, _: int) -> dict[str, Any]:
 
 def settled(site: Site, quiet: float = QUIET) -> None:
     """Return when no alert has come for a while: everything that was produced is judged, or it will not be."""
-    began = since = time.monotonic()
-    known = -1
-    while time.monotonic() - since < quiet and time.monotonic() - began < LONGEST:
-        many = asyncio.run(ends(site, site.topics.alerts))
-        if many != known:
-            known, since = many, time.monotonic()
-        time.sleep(0.5)
-
-
-async def ends(site: Site, topic: str) -> int:
-    """How many records a topic has."""
-    consumer = AIOKafkaConsumer(bootstrap_servers=site.bootstrap, enable_auto_commit=False)
-    await consumer.start()
-    try:
-        return sum((await consumer.end_offsets([TopicPartition(topic, each) for each in range(site.partitions)])).values())
-    finally:
-        await consumer.stop()
+    still(lambda: site.ends(site.topics.alerts), quiet, LONGEST)
 
 
 RUN: dict[str, Callable[[Engine, int], dict[str, Any]]] = {
@@ -232,7 +214,7 @@ def measured(parts: set[str], sizes: Sizes, bootstrap: str) -> Iterator[tuple[st
 @contextmanager
 def installed(address: str, sizes: Sizes) -> Iterator[Engine]:
     """All stages, with some history behind them."""
-    with Site(address, settings=BUDGET) as site:
+    with Site(address, partitions=sizes.partitions, settings=sizes.settings) as site:
         engine = Engine(site, sizes, time.time() - AGO)
         engine.start()
         # The judges come last, and a short history gives them most to do.
@@ -259,6 +241,7 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", default=",".join(PARTS), help="some of them, with commas between")
+    parser.add_argument("--partitions", type=int, default=Sizes().partitions, help=PARTITIONS)
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
     parser.add_argument("--bootstrap", default="", help="a broker that runs already")
     parser.add_argument("--json", type=Path, help="write the figures and every delay to this file")
@@ -269,9 +252,9 @@ def main() -> None:
         parser.error(f"--parts: no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     # It tells of every topic that is too new to have a leader yet.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-    figures: dict[str, Any] = about()
+    figures: dict[str, Any] = about() | {"partitions": given.partitions}
     print("\n".join(lines(figures)))
-    for part, found in measured(parts, QUICK if given.quick else Sizes(), given.bootstrap):
+    for part, found in measured(parts, (QUICK if given.quick else Sizes())._replace(partitions=given.partitions), given.bootstrap):
         figures[part] = found
         print("\n".join(lines({part: {name: value for name, value in found.items() if not name.endswith("delays")}})), flush=True)
     if given.json is not None:

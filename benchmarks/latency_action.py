@@ -18,7 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import msgspec
 
-from benchmarks.kafka_site import UP, Site
+from benchmarks.kafka_site import UP, Site, still
 
 #: The environment's name for the key that calls are signed with.
 KEY = "TOCSIN_BENCHMARK_HOOK"
@@ -54,11 +54,11 @@ def acting(site: Site) -> Iterator[dict[str, float]]:
         )
     try:
         # It begins with what was told before.
-        still(lambda: log.stat().st_size if log.stat().st_size or process.poll() is not None else None)
+        _wait(lambda: log.stat().st_size if log.stat().st_size or process.poll() is not None else None)
         if process.poll() is not None:
             raise RuntimeError(f"the responder has ended: {log.read_text('utf-8', 'replace')[-2000:]}")
         yield called
-        still(lambda: len(called))
+        _wait(lambda: len(called))
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(UP)
@@ -66,15 +66,9 @@ def acting(site: Site) -> Iterator[dict[str, float]]:
         server.server_close()
 
 
-def still(state: Callable[[], int | None]) -> None:
-    """Wait until something is there and has been the same for a while. Raises TimeoutError."""
-    deadline, since, known = time.monotonic() + UP, time.monotonic(), None
-    while known is None or time.monotonic() - since < STILL:
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {UP:g} s: the responder has nothing to do")
-        if (now := state()) != known:
-            known, since = now, time.monotonic()
-        time.sleep(0.1)
+def _wait(state: Callable[[], int | None]) -> None:
+    if not still(state, STILL, UP):
+        raise TimeoutError(f"not within {UP:g} s: the responder has nothing to do")
 
 
 def _configured(site: Site, port: int) -> str:

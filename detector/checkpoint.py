@@ -16,8 +16,8 @@ import msgspec
 
 from detector.config import Config
 from detector.fuse import Fuse
+from detector.learned import dump, load
 from detector.pipeline import Cores, Place
-from detector.score import dump, load
 
 #: Version of the file. A reader refuses a newer one.
 VERSION = 1

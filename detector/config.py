@@ -138,6 +138,10 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
             raise ConfigError(mistakes)
         return made
 
+    def asked_of_actors(self) -> int:
+        """How many signals the actors' visit asks."""
+        return sum(signal.visit == "actor" for signal in self.learners().values())
+
 
 def _signal(name: str, table: dict[str, Any]) -> Signal:
     known = learners()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import msgspec
@@ -11,6 +12,7 @@ from connectors.alert import Evidence, Reason
 from connectors.event import DAY, MINUTE, Action, Outcome, Stream
 from detector.scale import Found
 from models.calibration import EVENTS, EVIDENCE, FIRST, LEARNED, OWN_HOURS, ROW, SCORE
+from models.drift import Moved
 from models.signals import Signal
 
 #: A signal is told of from this many nats on: 1 cell in 3.
@@ -107,6 +109,7 @@ def pieces_of(found: Found, paths: tuple[str, ...]) -> list[Piece | None]:
     new = found.rows[:, FIRST] > 0.0
     rows, many = found.rows[new], len(found.signals)
     at = rows[:, ROW].astype(np.int64)
+    recent = _recent(found)
 
     def column(name: str) -> list[int]:
         taken: list[int] = getattr(block, name)[at].tolist()
@@ -127,7 +130,7 @@ def pieces_of(found: Found, paths: tuple[str, ...]) -> list[Piece | None]:
             peers=row[EVIDENCE + many :],
             own_hours=row[OWN_HOURS],
             events=int(row[EVENTS]),
-            moved=_moved(found, stream, row, time),
+            moved=_moved(recent[stream], row, time) if stream in recent else [],
             values=values,
             source=block.sources[source],
             partition=paths[partition] if partition < len(paths) else str(partition),
@@ -146,14 +149,24 @@ def pieces_of(found: Found, paths: tuple[str, ...]) -> list[Piece | None]:
     return [next(made) if each else None for each in new.tolist()]
 
 
-def _moved(found: Found, stream: int, row: list[float], time: int) -> list[str]:
-    """Which of the signals that find a row strange have moved for everyone in the last month, as far as was known then."""
+def _recent(found: Found) -> dict[int, list[tuple[int, str, tuple[Moved, ...]]]]:
+    """For each stream where the level of a signal has moved: place and name of these signals, and when. Few ever do, and every piece
+    asks."""
     if found.drift is None:
-        return []
+        return {}
+    held: dict[int, list[tuple[int, str, tuple[Moved, ...]]]] = {}
+    for stream, (k, name) in itertools.product(map(int, Stream), enumerate(found.signals)):
+        if moves := found.drift.history((stream, k)):
+            held.setdefault(stream, []).append((k, name, moves))
+    return held
+
+
+def _moved(recent: list[tuple[int, str, tuple[Moved, ...]]], row: list[float], time: int) -> list[str]:
+    """Which of the signals that find a row strange have moved for everyone in the last month, as far as was known then."""
     said = []
-    for k, name in enumerate(found.signals):
+    for k, name, moves in recent:
         if row[EVIDENCE + k] >= TOLD:
-            said += [moved.text(name) for moved in found.drift.history((stream, k)) if moved.found <= time < moved.found + RECENT]
+            said += [moved.text(name) for moved in moves if moved.found <= time < moved.found + RECENT]
     return said[-1:]
 
 

@@ -217,8 +217,8 @@ class Fusion:
         trail = self._accumulate(blamed, piece, now, unit)
         held = state.open.get(blamed)
         if held is None:
-            bar = state.budget.bar(ceiling)
-            if piece.score <= bar:
+            # The bar is no lower than the threshold, and takes longer to tell.
+            if piece.score <= state.budget.threshold or piece.score <= (bar := state.budget.bar(ceiling)):
                 return []
             if self.suppressions.covers(blamed, now):
                 state.suppressed += 1
@@ -269,24 +269,27 @@ class Fusion:
                 events = old.events + piece.events
                 if piece.score >= old.score:
                     trail.pieces[place] = piece
-                    self._rank(piece, old)
                 trail.pieces[place].events = events
+                self._rank(trail.pieces[place])
                 return
         trail.pieces.append(piece)
-        self._rank(piece, None)
+        self._rank(piece)
         if len(trail.pieces) > SHOWN:
             trail.pieces = [old for old in trail.pieces if old.at > now - DAY]
         if len(trail.pieces) > SHOWN:
             weakest = min(range(len(trail.pieces)), key=lambda place: (trail.pieces[place].score, -trail.pieces[place].time))
             del trail.pieces[weakest]
 
-    def _rank(self, piece: Piece, old: Piece | None) -> None:
-        """Put a piece among the strongest of the run, one an edge and clock hour: the cells of a young stream are shorter."""
+    def _rank(self, piece: Piece) -> None:
+        """Put a piece among the strongest of the run, in place of what its cell had there: one an edge and clock hour, for the cells of
+        a young stream are shorter."""
         best = self._strongest
-        if len(best) == SHOWN and piece.score <= best[-1].score:
+        if len(best) == SHOWN and piece.score < best[-1].score:
             return
-        twin = next((each for each in best if each.same_edge(piece) and each.at // HOUR == piece.at // HOUR), None)
-        if twin is not None and twin is not old and twin.score >= piece.score:
+        # Its cell's may be another object by now: trails rest in between.
+        old = next((each for each in best if each.cell == piece.cell and each.same_edge(piece)), None)
+        twin = next((each for each in best if each is not old and each.same_edge(piece) and each.at // HOUR == piece.at // HOUR), None)
+        if twin is not None and twin.score >= piece.score:
             return
         best = [each for each in best if each is not old and each is not twin]
         best.append(piece)

@@ -42,8 +42,7 @@ class Intake:
         self._logs: list[str] = []
         self._wrote = [0.0] * self.partitions
         self._sang = [0.0] * self.partitions
-        asked = sum(signal.visit == "actor" for signal in self.config.learners().values())
-        self._most_rows = most_rows(process.kafka.message_bytes, asked)
+        self._most_rows = most_rows(process.kafka.message_bytes, self.config.asked_of_actors())
         self._most_bytes = most_coming(process.kafka.message_bytes)
 
     def take(self, polled: dict[TopicPartition, list[Any]], lanes: Mapping[TopicPartition, Lane]) -> None:
@@ -55,8 +54,12 @@ class Intake:
         self._logs = []
         for tp in sorted(polled):
             lane = lanes.get(tp)
-            messages = [message for message in polled[tp] if lane is not None and message.offset >= lane.position]
-            if lane is None or not messages:
+            if lane is None:
+                continue
+            messages = polled[tp]
+            if messages and messages[0].offset < lane.position:
+                messages = [message for message in messages if message.offset >= lane.position]
+            if not messages:
                 continue
             taken = decoded(lane, messages, self.config.worker.ahead_minutes)
             self._count(lane, taken)
@@ -137,6 +140,9 @@ class Intake:
 
 def steps(polled: dict[TopicPartition, list[Any]]) -> Iterator[dict[TopicPartition, list[Any]]]:
     """What was polled in parts of ``STEP_BYTES`` at most, or of one larger record; the records of a log stay in order."""
+    if sum(len(message.value or b"") for messages in polled.values() for message in messages) <= STEP_BYTES:
+        yield polled
+        return
     step: dict[TopicPartition, list[Any]] = {}
     size = 0
     for tp in sorted(polled):

@@ -7,6 +7,7 @@ reads the state. A checkpoint is one transaction: the records that changed and t
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import msgspec
@@ -23,6 +24,9 @@ from detector.stage import Stage
 TRANSACTION_MS = 600_000
 #: Largest request, in bytes: several records of a state in one.
 LARGEST_REQUEST = 8 << 20
+#: Times as long as a record takes are left to others before the next, at leisure and when that is over, and seconds at most: a message
+#: on its way needs many turns of the event loop.
+REST, SHORT_REST, LONGEST_REST = 4.0, 1.0, 0.2
 
 
 #: Keys of records that are no part of the state: where it crashed, and what is to be skipped (followed by the offset).
@@ -70,6 +74,7 @@ class Keeper:
         #: Offset up to which the last checkpoint holds; how long ago work goes on from it.
         self.saved = 0
         self.bytes = 0
+        self._hurried = False
 
     async def open(self) -> int:
         """Fence every other owner and fill the stage. Returns how many records the state has. Raises Refused."""
@@ -110,21 +115,27 @@ class Keeper:
         """A copy of the stage as of now."""
         return Snapshot(self.stage, self._meaning, self._written)
 
-    async def save(self, snapshot: Snapshot, source: TopicPartition | None) -> int:
+    async def save(self, snapshot: Snapshot, source: TopicPartition | None, leisure: float = 0.0) -> int:
         """Write a copy with the offset of ``source`` up to which it holds (None: nobody has read anything). Returns its bytes. Raises
         Fenced.
 
-        Gives way after every record, so that blocks go on being folded.
+        Gives way after every record, so that blocks go on being folded; for ``leisure`` seconds it leaves most of the time to them,
+        and for as long again half.
         """
         wrote = 0
+        at = time.monotonic()
+        ends = at + leisure
         try:
             async with self._producer.transaction():
                 kept = {HEAD}
                 futures = []
                 for key, data in snapshot.records():
+                    now = time.monotonic()
+                    rest = 0.0 if self._hurried or now >= ends + leisure else (REST if now < ends else SHORT_REST) * (now - at)
                     futures.append(await self._put(key, data))
                     wrote += len(data)
-                    await asyncio.sleep(0)
+                    await asyncio.sleep(min(rest, LONGEST_REST))
+                    at = time.monotonic()
                 for name, many in snapshot.head.records.items():
                     kept.update(f"{name}/{number}" for number in range(many))
                 futures += [await self._put(key, None) for key in sorted(self._keys - kept)]
@@ -137,6 +148,10 @@ class Keeper:
         self.saved = snapshot.head.applied
         self.bytes += wrote
         return wrote
+
+    def hurry(self) -> None:
+        """Someone waits for the last copy: no leisure from now on, also if its writing has not begun."""
+        self._hurried = True
 
     async def _put(self, key: str, data: bytes | None) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = await self._producer.send(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
+from collections.abc import Sequence
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
@@ -13,7 +15,7 @@ from detector.keeper import Keeper
 from detector.process import REFUSED, Halt, Process
 from detector.singles import STAGES
 from detector.snapshot import Refused
-from detector.stage import Shared, Stage
+from detector.stage import Note, Shared, Stage
 
 log = logging.getLogger("tocsin.worker")
 
@@ -38,6 +40,14 @@ class Part:
         #: What the last heartbeat knew of rows, repeats, late rows and identities.
         self.told = (0, 0, stage.late, stage.identities)
         self.saving: asyncio.Task[None] | None = None
+
+    def together(self, run: Sequence[Note]) -> int:
+        """How many messages, from the first of a run on, can be taken in together: 0 where someone has asked to pass over the first."""
+        first, skips = run[0].offset, self.keeper.skips
+        if self.keeper.alone(first):
+            return int(first not in skips)
+        fits = (note.offset == first + number and note.offset not in skips for number, note in enumerate(run))
+        return sum(1 for _ in itertools.takewhile(bool, fits))
 
     def since(self) -> tuple[int, int, int, int]:
         """Rows, repeats, late rows and new identities since this was asked last."""

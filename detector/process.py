@@ -26,6 +26,7 @@ from detector.health import Health
 from detector.keeper import Fenced
 from detector.metrics import Metrics
 from detector.sender import Letter, Sender, Undelivered
+from detector.warm import libraries, warm
 from detector.watch import allowed
 
 log = logging.getLogger("tocsin")
@@ -109,6 +110,7 @@ class Process:
         self._end: asyncio.Future[Halt | None] | None = None
         self._fault: Halt | None = None
         self.sender: Sender | None = None
+        self._late: asyncio.Task[None] | None = None
 
     @property
     def out(self) -> Sender:
@@ -136,7 +138,7 @@ class Process:
 
     def _missing(self) -> dict[str, str]:
         if not self._serving:
-            return {"process": "it is connecting to the broker"}
+            return {"process": "it is connecting to the broker" if self.sender is None else "it is loading its kernels"}
         return {name: why for service in self.services for name, why in service.ready().items()}
 
     async def _pulse(self) -> None:
@@ -199,7 +201,7 @@ class Process:
             if "ingest" in self.stages and not self.kafka.raw:
                 raise ValueError("kafka.raw: names no topic, so there is nothing to read")
         with _because(BROKER):
-            if not await self._unless_asked(self._reached()):
+            if not (await self._unless_asked(self._reached()) and await self._unless_asked(self._warmed())):
                 return OK if self._fault is None else self._fault.code
         async with self._sending():
             with _because(MISTAKE):
@@ -214,6 +216,11 @@ class Process:
         settings = {"linger_ms": 0, "max_request_size": self.kafka.message_bytes, "compression_type": compression}
         self.sender = Sender(self.client, self.fail, **settings)
         await self.sender.start()
+
+    async def _warmed(self) -> None:
+        """Return once what the stages need is loaded; whoever asks after our health meanwhile has an answer."""
+        await asyncio.to_thread(warm, self.config, self.stages)
+        self._late = asyncio.create_task(asyncio.to_thread(libraries, self.stages))
 
     async def _unless_asked(self, work: Coroutine[Any, Any, None]) -> bool:
         """Whether ``work`` was done before the process was asked to end; else it is given up, and not waited for."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 
-import msgspec
 import numpy as np
 
 from connectors.event import Block
@@ -342,43 +341,3 @@ class ObjectVisit(_Visit):
         for scale in self.scales:
             mine |= scale.arrays()
         return mine
-
-
-def dump(visit: _Visit) -> Iterator[tuple[str, int, bytes]]:
-    """A visit's state as records (table, chunk number, bytes). Equal states give equal bytes."""
-    for table in visit.tables.values():
-        for number, chunk in enumerate(table.dump()):
-            yield table.name, number, chunk
-    for name, data in others(visit):
-        yield name, 0, data
-
-
-def others(visit: _Visit) -> Iterator[tuple[str, bytes]]:
-    """What of a visit's state is not in tables, as records."""
-    if isinstance(visit, ActorVisit):
-        yield "actor.peering", visit.peering.dump()
-    if isinstance(visit, ObjectVisit):
-        for scale in visit.scales:
-            yield f"object.drift.{scale.line}", scale.drift.dump()
-    arrays = {name: (list(array.shape), array.tobytes()) for name, array in sorted(visit.arrays().items())}
-    yield f"{visit.side}.arrays", msgspec.msgpack.encode({"version": 2, "evicted": visit.evicted, "arrays": arrays})
-
-
-def load(visit: _Visit, records: dict[str, list[bytes]]) -> None:
-    """Take over what ``dump`` gave. Raises ValueError with a sentence on another version or configuration."""
-    for name, table in visit.tables.items():
-        table.load(records[f"{visit.side}.{name}"])
-    saved = msgspec.msgpack.decode(records[f"{visit.side}.arrays"][0])
-    if saved["version"] != 2:
-        raise ValueError(f"state of the {visit.side}'s visit: version {saved['version']}, this release reads 2")
-    if isinstance(visit, ActorVisit):
-        visit.peering.load(records["actor.peering"][0])
-    if isinstance(visit, ObjectVisit):
-        for scale in visit.scales:
-            scale.drift.load(records[f"object.drift.{scale.line}"][0])
-    visit.evicted = saved["evicted"]
-    for name, array in visit.arrays().items():
-        shape, data = saved["arrays"].get(name, ([], b""))
-        if shape != list(array.shape):
-            raise ValueError(f"state of the {visit.side}'s visit was made with other signals than the configuration names ({name})")
-        array[...] = np.frombuffer(data).reshape(shape)

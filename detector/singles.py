@@ -11,9 +11,10 @@ from connectors.status import decode as decode_status
 from connectors.wire import WireError
 from detector.checkpoint import StateError
 from detector.config import Config
-from detector.messages import VERSION, Message, Share, check_version
+from detector.judges import FuseStage
+from detector.messages import VERSION, Message, Share, check_version, record_of
 from detector.stage import Out, Shared, Stage, Taken
-from detector.stages import ActorStage, FuseStage, ObjectStage
+from detector.stages import ActorStage, ObjectStage
 from detector.watch import Watcher
 from models.budget import reckon
 
@@ -40,9 +41,9 @@ class BudgetStage(Stage):
         self.applied = offset + 1
         mine = [each.budget for each in self._shares.values() if each.line == share.line]
         reckon(mine)
-        message = Message(VERSION, "budget", 0, offset, threshold={share.line: mine[0].threshold})
-        data = msgspec.msgpack.encode(message)
-        return Taken([Out("evidence", partition, None, data) for partition in range(self.partitions)], [])
+        now = max(each.now for each in mine)
+        message = Message(VERSION, "budget", 0, offset, threshold={share.line: mine[0].threshold}, reckoned=now)
+        return Taken([Out("evidence", partition, None, record_of(message)) for partition in range(self.partitions)], [])
 
     def blobs(self) -> Iterator[tuple[str, bytes]]:
         """See the base class."""

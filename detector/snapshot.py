@@ -1,19 +1,20 @@
 """A copy of a stage's state as of one moment, taken piece by piece while the stage goes on.
 
 What is small is copied at once. Of the tables only the chunks that changed since the last copy are taken, and each only when its turn
-comes, or just before it changes again: so a million profiles are copied without anyone having to wait for all of them.
+comes; a row that changes before that is put aside first. So a million profiles are copied without anyone having to wait for all of
+them, and without memory for a second million, unless all may change at once: then the chunks that are still to come are copied whole.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 import numpy as np
 
 from detector.stage import Stage
-from models.profiles import Chunk, Table
+from models.profiles import CHUNK_SLOTS, Chunk, Table, longer
 
 #: Longest record of what is no table, in bytes: well below a broker's limit for a message.
 PIECE = 400_000
@@ -43,47 +44,81 @@ class Head(msgspec.Struct):
 HEAD = "head"
 
 
+class _Aside:
+    """A table as it was when this was made: its rows as they are now, but for those put aside before they changed. ``waiting``
+    bool[chunks]: which chunks are still to be copied."""
+
+    def __init__(self, table: Table, waiting: np.ndarray) -> None:
+        self.table = table
+        self.numbers = np.flatnonzero(waiting).tolist()
+        self._waiting = waiting
+        self._used = table.used
+        #: For each slot where its row is among those put aside, -1 = it has not changed.
+        self._place = np.full(self._used, -1, np.int32)
+        self._held = 0
+        self._rows = [column[:0] for column in table.rows()]
+        self._chunks: dict[int, Chunk] = {}
+
+    def put(self, slots: np.ndarray | None) -> None:
+        """Put rows aside that are about to change; None: all there are."""
+        if slots is None:
+            self._chunks |= {number: self._copied(number) for number in np.flatnonzero(self._waiting).tolist()}
+            return
+        slots = slots[slots < self._used]
+        slots = np.unique(slots[self._waiting[slots // CHUNK_SLOTS] & (self._place[slots] < 0)])
+        if len(slots):
+            begin, self._held = self._held, self._held + len(slots)
+            self._place[slots] = np.arange(begin, self._held)
+            if self._held > len(self._rows[0]):
+                size = max(2 * len(self._rows[0]), self._held, 1024)
+                self._rows = [longer(column, size) for column in self._rows]
+            for held, now in zip(self._rows, self.table.rows(), strict=True):
+                held[begin : self._held] = now[slots]
+
+    def _copied(self, number: int) -> Chunk:
+        chunk = self.table.chunk(number, self._used)
+        self._waiting[number] = False
+        place = self._place[chunk.start : chunk.start + len(chunk.keys)]
+        changed = np.flatnonzero(place >= 0)
+        if len(changed):
+            for now, before in zip(chunk.rows(), self._rows, strict=True):
+                now[changed] = before[place[changed]]
+        return chunk
+
+    def take(self, number: int) -> Chunk:
+        """A chunk as it was."""
+        return self._chunks.pop(number, None) or self._copied(number)
+
+
 class Snapshot:
     """The state of a stage as it is when this is made. ``written``: what the last copy left of each record that is no chunk, by key,
     as hashes, and which tables it has written; it is brought up to date."""
 
     def __init__(self, stage: Stage, meaning: str, written: dict[str, bytes]) -> None:
         self._written = written
-        self._waiting: dict[str, tuple[Table, int, np.ndarray]] = {}
-        self._rescued: dict[tuple[str, int], Chunk] = {}
+        self._tables: list[_Aside] = []
         counts: dict[str, int] = {}
         for table in stage.tables():
             chunks = table.chunks
             changed = table.changed[:chunks].copy() if table.name in written else np.ones(chunks, np.bool_)
             written[table.name] = b""
             table.changed[:] = False
-            self._waiting[table.name] = (table, table.used, changed)
-            table.before_change = self._rescuer(table.name)
+            aside = _Aside(table, changed)
+            table.before_change = aside.put
+            self._tables.append(aside)
             counts[table.name] = chunks
         self._blobs = list(stage.copies())
         self.head = Head(VERSION, stage.name, stage.partitions, meaning, stage.applied, counts)
 
-    def _rescuer(self, name: str) -> Callable[[np.ndarray], None]:
-        def rescue(chunks: np.ndarray) -> None:
-            table, used, waiting = self._waiting[name]
-            for number in chunks[chunks < len(waiting)].tolist():
-                if waiting[number]:
-                    waiting[number] = False
-                    self._rescued[name, number] = table.chunk(number, used)
-
-        return rescue
-
     def records(self) -> Iterator[tuple[str, bytes]]:
         """(key, bytes) of every record that has changed, one at a time, the head last. To be taken to its end."""
-        for name, (table, used, waiting) in self._waiting.items():
-            for number in range(len(waiting)):
-                chunk = self._rescued.pop((name, number), None)
-                if chunk is None and waiting[number]:
-                    waiting[number] = False
-                    chunk = table.chunk(number, used)
-                if chunk is not None:
-                    yield f"{name}/{number}", chunk.encode()
-            table.before_change = None
+        while self._tables:
+            # What was put aside of one table goes with it.
+            aside = self._tables.pop(0)
+            for number in aside.numbers:
+                yield f"{aside.table.name}/{number}", aside.take(number).encode()
+            aside.table.before_change = None
+            del aside
         for name, parts in self._blobs:
             for number, piece in enumerate(_pieces(parts)):
                 self.head.records[name] = number + 1

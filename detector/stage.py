@@ -22,22 +22,23 @@ from models.profiles import Table
 
 
 class Out(NamedTuple):
-    """A message to send. ``partition`` None: by the key."""
+    """A message to send. ``partition`` None: by the key. ``alone``: it is joined to no other, so that it can be put aside by itself."""
 
     topic: Literal["by_object", "evidence", "alerts", "budget", "status"]
     partition: int | None
     key: bytes | None
     value: bytes
+    alone: bool = False
 
 
 class Taken(NamedTuple):
     """What came of a message: what is to be sent on, alerts, when the earliest record behind it arrived (microseconds, 0 = unknown),
-    and the tick if it was one."""
+    and the ticks among it."""
 
     outs: list[Out]
     alerts: list[Alert]
     arrived: int = 0
-    tick: Tick | None = None
+    ticks: tuple[Tick, ...] = ()
 
 
 class Note(NamedTuple):

@@ -9,24 +9,23 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
 
-from connectors.alert import Alert
 from connectors.event import Block
 from connectors.names import stable_hash
 from connectors.wire import Packet, Tick, WireError, is_replayed, title
 from detector.config import Config
 from detector.evidence import Item, items_of
-from detector.fuse import Fuse, Fusion
-from detector.messages import VERSION, Judged, Message, Share, read_message
+from detector.learned import load, others
+from detector.messages import VERSION, Message, record_of
 from detector.partitions import add_up
 from detector.router import most_coming, most_rows, renumbered, side_of
 from detector.rows import ActorSide
-from detector.score import ActorVisit, ObjectVisit, load, others
+from detector.score import ActorVisit, ObjectVisit
 from detector.stage import Note, Out, Shared, Stage, Taken
 from models import counts
 from models.calibration import ROW
@@ -55,9 +54,8 @@ class VisitStage(Stage, Generic[Visit]):
 
     def __init__(self, config: Config, partition: int, partitions: int, shared: Shared) -> None:
         super().__init__(config, partition, partitions, shared)
-        asked = sum(signal.visit == "actor" for signal in config.learners().values())
         # What the actors' visits send on in one message must fit into it, as it does of the largest that come by themselves.
-        self._most_rows = most_rows(shared.router.message_bytes, asked)
+        self._most_rows = most_rows(shared.router.message_bytes, config.asked_of_actors())
         self._most_bytes = most_coming(shared.router.message_bytes)
 
     def take(self, data: bytes, offset: int, time: int = 0) -> Taken:
@@ -92,7 +90,7 @@ class VisitStage(Stage, Generic[Visit]):
         self.applied = self.trying + 1
         full = self._full(self.visit)
         for (_, packet, _), out in zip(held, outs, strict=True):
-            yield Taken(out, full, packet.arrived, packet.tick)
+            yield Taken(out, full, packet.arrived, () if packet.tick is None else (packet.tick,))
             full = []
 
     def _packet(self, data: bytes, waiting: Sequence[Block]) -> Packet:
@@ -287,7 +285,7 @@ class ObjectStage(VisitStage[ObjectVisit]):
             message = Message(VERSION, "object", self.partition, offset, packet.arrived, mine_)
             if partition == self.partition:
                 message.tick, message.control = packet.tick, packet.control
-            out.append(Out("evidence", partition, None, msgspec.msgpack.encode(message)))
+            out.append(Out("evidence", partition, None, record_of(message), alone=message.control is not None))
         return out
 
     def blobs(self) -> Iterator[tuple[str, bytes]]:
@@ -301,93 +299,3 @@ class ObjectStage(VisitStage[ObjectVisit]):
         own = msgspec.msgpack.decode(records["object.stage"][0])
         self._latest[...] = np.frombuffer(own["latest"]).reshape(self._latest.shape)
         self.clocks = own["clocks"]
-
-
-class FuseStage(Stage):
-    """The judges of one partition."""
-
-    name = "fuse"
-
-    def __init__(self, config: Config, partition: int, partitions: int, shared: Shared) -> None:
-        super().__init__(config, partition, partitions, shared)
-        self.judges = {line: Fusion(config, line, partitions) for line in LINES}
-
-    def take(self, data: bytes, offset: int, time: int = 0) -> Taken:
-        """See the base class."""
-        message = read_message(data)
-        alerts: list[Alert] = []
-        handed: dict[int, list[Judged]] = {}
-        # Before anything is noted: it may be refused. What was taken in before is no newer than what holds.
-        self.follow(message.control)
-        self.rows += 1
-        if not self._seen(f"{message.stage}-{message.partition}", message.offset):
-            for line, threshold in message.threshold.items():
-                self.judges[line].state.budget.threshold = threshold
-            for line, items in message.items:
-                for item in items:
-                    alerts += self._take(line, item, handed)
-            for judged in message.judged:
-                judge = self.judges[judged.line]
-                judged.item.clock = self._clock(judge, judged.item.clock)
-                alerts += judge.advance(judged.item.clock)
-                alerts += judge.fold(judged.blamed, judged.role, judged.item)
-        self.applied = offset + 1
-        out = [self._hand(partition, judged, offset, message.arrived) for partition, judged in sorted(handed.items())]
-        alerts.sort(key=lambda alert: alert.time)
-        return Taken(out + list(self._shares(offset)), alerts, message.arrived, message.tick)
-
-    @staticmethod
-    def _clock(judge: Fusion, clock: float) -> float:
-        """The time of a judge, which does not run back when another log is behind."""
-        judge.state.clock = max(judge.state.clock, int(clock))
-        return float(judge.state.clock)
-
-    def _take(self, line: Line, item: Item, handed: dict[int, list[Judged]]) -> list[Alert]:
-        judge = self.judges[line]
-        item.clock = self._clock(judge, item.clock)
-        alerts = judge.advance(item.clock)
-        if not item.row:
-            return alerts
-        blamed, role = judge.blame(item)
-        home = stable_hash(blamed) % self.partitions
-        if home == self.partition:
-            return alerts + judge.fold(blamed, role, item)
-        handed.setdefault(home, []).append(Judged(line, blamed, role, item))
-        return alerts
-
-    def _hand(self, partition: int, judged: list[Judged], offset: int, arrived: int) -> Out:
-        message = Message(VERSION, "fuse", self.partition, offset, arrived, judged=judged)
-        return Out("evidence", partition, None, msgspec.msgpack.encode(message))
-
-    def _shares(self, offset: int) -> Iterator[Out]:
-        """What the budget is to know, when it is due. Alone a judge reckons for itself."""
-        for line, judge in self.judges.items():
-            if judge.due and self.partitions > 1:
-                share = Share(VERSION, self.partition, line, offset, judge.state.budget)
-                yield Out("budget", 0, f"{line}-{self.partition}".encode(), msgspec.msgpack.encode(share))
-            judge.due = False
-
-    def _configure(self, config: Config) -> None:
-        """See the base class."""
-        for judge in self.judges.values():
-            judge.configure(config)
-
-    def blobs(self) -> Iterator[tuple[str, bytes]]:
-        """See the base class."""
-        for name, parts in self.copies():
-            yield name, b"".join(parts)
-
-    def copies(self) -> Iterator[tuple[str, Iterable[bytes]]]:
-        """See the base class."""
-        for name, data in super().blobs():
-            yield name, (data,)
-        for line, judge in self.judges.items():
-            yield f"fuse.{line}", judge.copy()
-
-    def load(self, records: dict[str, list[bytes]]) -> None:
-        """See the base class."""
-        super().load(records)
-        for line, judge in self.judges.items():
-            judge.state = msgspec.msgpack.decode(records[f"fuse.{line}"][0], type=Fuse)
-            # The budget may have been changed since, in the configuration or by the log.
-            judge.configure(self.config)

@@ -13,6 +13,8 @@ from detector.evidence import Piece
 
 #: Trails that are written down at once.
 PART = 500
+#: Trails at work, at most: they are written down while everyone waits when a copy is taken. So many of them begin to rest at once.
+AT_WORK, TO_REST = 2_500, 500
 
 
 class Trail(msgspec.Struct):
@@ -40,20 +42,23 @@ class Trails:
         for name, one in self.held.items():
             if isinstance(one, msgspec.Raw):
                 self.held[name] = one.copy()
-        self._at_work = {name for name, one in self.held.items() if isinstance(one, Trail)}
+        #: In the order in which they began to work.
+        self._at_work = {name: None for name, one in self.held.items() if isinstance(one, Trail)}
 
     def get(self, name: str) -> Trail | None:
         """The trail of an identity, to be changed at will."""
         one = self.held.get(name)
         if isinstance(one, msgspec.Raw):
-            one = self.held[name] = _trail.decode(one)
-            self._at_work.add(name)
+            one = _trail.decode(one)
+            self.put(name, one)
         return one
 
     def put(self, name: str, trail: Trail) -> None:
-        """Begin a trail."""
+        """Begin a trail, or let it begin to work."""
+        if len(self._at_work) >= AT_WORK:
+            self._rest(list(itertools.islice(self._at_work, TO_REST)))
         self.held[name] = trail
-        self._at_work.add(name)
+        self._at_work[name] = None
 
     def __getitem__(self, name: str) -> Trail:
         """The same, of an identity that has one."""
@@ -65,7 +70,7 @@ class Trails:
     def drop(self, name: str) -> None:
         """Forget a trail."""
         del self.held[name]
-        self._at_work.discard(name)
+        self._at_work.pop(name, None)
 
     def time(self, name: str) -> float:
         """When an identity's evidence was last strengthened."""
@@ -73,10 +78,13 @@ class Trails:
         return _when.decode(one).time if isinstance(one, msgspec.Raw) else float(one.time)
 
     def rest(self) -> None:
-        """Write down what has changed since this was called last."""
-        for name in self._at_work:
+        """Write down all that is at work."""
+        self._rest(list(self._at_work))
+
+    def _rest(self, names: list[str]) -> None:
+        for name in names:
             self.held[name] = msgspec.Raw(msgspec.msgpack.encode(self.held[name]))
-        self._at_work.clear()
+            del self._at_work[name]
 
 
 def written(held: Mapping[str, msgspec.Raw]) -> Iterator[bytes]:

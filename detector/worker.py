@@ -8,7 +8,6 @@ whatever goes wrong ends the process, and the supervisor starts it again from th
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import time
 from collections.abc import Sequence
@@ -23,19 +22,22 @@ from connectors.deadletter import LETTER_SCHEMA, DeadLetter, encode
 from connectors.status import Canary, Lag, Message, Newcomers
 from connectors.wire import REPLAYED, WireError
 from detector.engine import app_of, fault
+from detector.judges import FuseStage
+from detector.messages import Joined
 from detector.part import Part, opened, still_there
 from detector.process import AGAIN, REFUSED, Beat, Halt, Process
 from detector.sender import Letter
 from detector.stage import Note, Out, Shared, Taken
-from detector.stages import FuseStage
-from detector.waiting import Waiting
+from detector.waiting import RUN_BYTES, Waiting
 
 log = logging.getLogger("tocsin.worker")
 
 #: A block at which a stage has crashed so often is not tried again.
 CRASHES = 3
+#: Seconds that a checkpoint is written without haste, at most, and of the time until the next one.
+LEISURE, LEISURELY = 60.0, 0.5
 #: The schema of each topic's messages.
-SCHEMAS = {"by_object": "by-object/1", "evidence": "evidence/1", "budget": "budget/1", "status": "status/1", "alerts": "ocsf-2004/1"}
+SCHEMAS = {"by_object": "by-object/1", "evidence": "evidence/2", "budget": "budget/1", "status": "status/1", "alerts": "ocsf-2004/1"}
 
 
 class Worker:
@@ -55,6 +57,7 @@ class Worker:
         self.shared.router.message_bytes = process.kafka.message_bytes
         self.parts: dict[int, Part] = {}
         self._waiting = Waiting()
+        self._evidence = Joined()
         self._opening: dict[int, asyncio.Lock] = {}
         self._assigned: set[int] = set()
         self._stopping = self._joined = False
@@ -129,8 +132,8 @@ class Worker:
             while True:
                 for partition, run in await self._waiting.round():
                     await self._take(partition, run)
-                    if self.shared.router.full:
-                        self._flush()
+                    # The next one may have to be opened first.
+                    self._flush_soon(over=False)
                     # The sender and the checkpoints want their turn.
                     await asyncio.sleep(0)
                 self._flush_soon()
@@ -150,7 +153,7 @@ class Worker:
                 if note.offset > part.stage.applied:
                     await self._take_back(part, partition, note.offset)
                 elif note.offset == part.stage.applied:
-                    many = self._together(part, run[at:])
+                    many = part.together(run[at:])
                     if many:
                         await self._folded(part, partition, run[at : at + many])
                     else:
@@ -158,15 +161,6 @@ class Worker:
                 at += max(many, 1)
         await self.process.out.room()
         self._maybe_save(part, partition)
-
-    @staticmethod
-    def _together(part: Part, run: Sequence[Note]) -> int:
-        """How many messages, from the first of a run on, can be taken in together: 0 where someone has asked to pass over the first."""
-        first, skips = run[0].offset, part.keeper.skips
-        if part.keeper.alone(first):
-            return int(first not in skips)
-        fits = (note.offset == first + number and note.offset not in skips for number, note in enumerate(run))
-        return sum(1 for _ in itertools.takewhile(bool, fits))
 
     async def _take_back(self, part: Part, partition: int, offset: int) -> None:
         """Read again from where the state ends: the message at ``offset`` comes too early. Raises Halt where that place is gone."""
@@ -195,6 +189,7 @@ class Worker:
             part.spoilt = True
             if part.saving is not None:
                 # A copy from before, in a transaction of the same producer.
+                part.keeper.hurry()
                 await part.saving
             upto = max(stage.trying, at)
             crashes = await part.keeper.crashed(at, upto)
@@ -231,14 +226,20 @@ class Worker:
             self._alert(alert)
             if taken.arrived:
                 self.metrics.latency.observe(max(time.time() - taken.arrived / 1e6, 0.0))
-        if taken.tick is not None:
+        for tick in taken.ticks:
             self.metrics.ticks.labels(self.name).inc()
             if self.name == FuseStage.name:
                 # It has come all the way: the path of its partition is open.
                 now = time.time_ns() // 1000
-                self.process.say(Canary(process=self.process.name, partition=partition, sent=taken.tick.sent, arrived=now))
+                self.process.say(Canary(process=self.process.name, partition=partition, sent=tick.sent, arrived=now))
 
     def _put(self, out: Out) -> None:
+        if out.topic == "evidence" and out.partition is not None:
+            self._evidence.add(out.partition, out.value, alone=out.alone)
+        else:
+            self._leave(out)
+
+    def _leave(self, out: Out) -> None:
         self.process.out.put(Letter(self.writes[out.topic], out.partition, out.key, out.value, SCHEMAS[out.topic]))
 
     def _alert(self, alert: Alert) -> None:
@@ -247,16 +248,16 @@ class Worker:
         more = ((REPLAYED, b"1"),) if alert.replayed else ()
         self.process.out.put(Letter(self.process.topics.alerts, None, alert.uid.encode(), value, SCHEMAS["alerts"], more))
 
-    def _flush_soon(self) -> None:
-        """Empty the router: at once if it has not been for a while, else when the linger is over, so that rows leave together."""
-        if not len(self.shared.router) or (self._flush_due is not None and not self.shared.router.full):
+    def _flush_soon(self, *, over: bool = True) -> None:
+        """Send what waits when the linger is over; at once where much does, or the round is ``over`` and nothing has left for long."""
+        if not (self.shared.router or self._evidence):
             return
-        loop = asyncio.get_running_loop()
-        wait = self._flushed + self.config.worker.linger_ms / 1000 - loop.time()
-        if wait <= 0 or self.shared.router.full:
+        loop, linger = asyncio.get_running_loop(), self.config.worker.linger_ms / 1000
+        wait = self._flushed + linger - loop.time()
+        if self.shared.router.full or (over and wait <= 0):
             self._flush()
-        else:
-            self._flush_due = loop.call_later(wait, self._flush)
+        elif self._flush_due is None:
+            self._flush_due = loop.call_later(wait if wait > 0 else linger, self._flush)
 
     def _flush(self) -> None:
         if self._flush_due is not None:
@@ -265,6 +266,8 @@ class Worker:
         self._flushed = asyncio.get_running_loop().time()
         for out in self.shared.flush():
             self._put(out)
+        for partition, record in self._evidence.flush(RUN_BYTES):
+            self._leave(Out("evidence", partition, None, record))
 
     async def _part(self, partition: int) -> Part | None:
         """The partition, opened; None where it was taken from us meanwhile."""
@@ -314,6 +317,7 @@ class Worker:
         async with part.lock:
             part.closed = True
         if part.saving is not None:
+            part.keeper.hurry()
             await part.saving
         if part.stage.applied != part.keeper.saved and not part.spoilt:
             await self._save(part, partition)
@@ -350,26 +354,27 @@ class Worker:
 
     async def _saved(self, part: Part, partition: int) -> None:
         try:
-            await self._save(part, partition)
+            await self._save(part, partition, min(LEISURELY * self.config.worker.checkpoint_seconds, LEISURE))
         except asyncio.CancelledError:
             raise
         except BaseException as error:
             self.process.fail(error)
 
-    async def _save(self, part: Part, partition: int) -> None:
-        """Take a checkpoint. What is on its way arrives before it counts as done. A state that is half changed is left alone; one of
-        which a checkpoint failed is not kept any more, for what was to be written counts as written."""
+    async def _save(self, part: Part, partition: int, leisure: float = 0.0) -> None:
+        """Take a checkpoint, for ``leisure`` seconds without haste. What is on its way arrives before it counts as done. A state that
+        is half changed is left alone; one of which a checkpoint failed is not kept any more, for what was to be written counts as
+        written."""
         if part.spoilt:
             return
         began = time.perf_counter()
-        # In one step, without giving way: the rows that wait in the router, and the state that has made them.
+        # In one step, without giving way: what waits to leave, and the state that has made it.
         self._flush()
         try:
             snapshot = part.keeper.snapshot()
             stall = time.perf_counter() - began
             part.saved_at, part.taken_bytes = time.monotonic(), 0
             await self.process.out.settle()
-            wrote = await part.keeper.save(snapshot, TopicPartition(self.reads, partition))
+            wrote = await part.keeper.save(snapshot, TopicPartition(self.reads, partition), leisure)
         except BaseException:
             part.spoilt = True
             raise

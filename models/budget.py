@@ -32,6 +32,11 @@ YOUNGEST = 3.0 * DAY
 #: of the budget, 2 88 to 92 %, 3 89 to 99 %, but 3 swings.
 POWER = 3.0
 CLAMP = 4.0
+#: A threshold of all partitions that was reckoned so long ago, in event time, or so large a share of the stream's age, comes from a
+#: past that is not a judge's any more: it reads a backlog, and is ahead of whoever adds up.
+STALE, STALE_SHARE = 3.0 * HOUR, 0.25
+#: Alerts that a partition's share of the budget must come to by now for it to draw a threshold of its own: below it cannot be kept.
+SOUND = 3.0
 #: How many days' worth of alerts one day may open before its own strongest set the bar. Benign sets: 1 spends 5 % less, 2 and 4 the
 #: same.
 DAYS_WORTH = 1.5
@@ -50,6 +55,7 @@ class Budget(msgspec.Struct):
     """The state of the budget of one line in one partition. All of it is plain data.
 
     ``period``: the length of a cell. ``partitions``: how many share the budget; with more than one, ``reckon`` is called from outside.
+    ``behind``: what came last from all of them was stale, or nothing has come yet and this one goes by itself.
     """
 
     per_day: float
@@ -62,9 +68,11 @@ class Budget(msgspec.Struct):
     openings: list[tuple[float, float, float]] = []
     cells: dict[str, Cell] = {}
     hours: dict[int, dict[int, int]] = {}
+    behind: bool = False
 
     def advance(self, now: float) -> bool:
-        """Move the clock. Returns whether an hour (of the stream's age) has passed and the threshold is due; alone it is recomputed."""
+        """Move the clock. Returns whether an hour (of the stream's age) has passed and the threshold is due; alone it is recomputed,
+        and so it is, from this one's cells and share of the budget, where that of several is stale or has never come."""
         if self.now == 0.0:
             self.now = self.rebuilt = now
         if now <= self.now:
@@ -77,7 +85,27 @@ class Budget(msgspec.Struct):
         self._forget()
         if self.partitions == 1:
             reckon([self])
+        elif self.behind or self.threshold == math.inf:
+            self._alone()
         return True
+
+    def hear(self, threshold: float, reckoned: float) -> None:
+        """Take over the threshold of all partitions. ``reckoned``: when that was, in event time; 0 = unknown. Of a stale one only what
+        this one's own cells do not tell."""
+        self.threshold = threshold
+        self.behind = bool(reckoned) and self.now - reckoned > max(STALE, STALE_SHARE * min(self.age, WINDOW * DAY))
+        if self.behind:
+            self._alone()
+
+    def _alone(self) -> None:
+        """Draw the threshold from this partition's cells and share of the budget, if they are enough."""
+        share = self.per_day / self.partitions
+        if share * min(WINDOW, self.age / DAY) < SOUND:
+            return
+        own = _threshold([self], share, self.now)
+        # The lowest there is would let everything through: fewer cells than the share wants.
+        if 0.0 < own < math.inf:
+            self.threshold, self.behind = own, True
 
     def _over(self, cell: Cell) -> bool:
         """Whether a cell's period has passed."""
@@ -139,7 +167,7 @@ def reckon(parts: Sequence[Budget]) -> None:
     per_day, now = parts[0].per_day, max(part.now for part in parts)
     threshold = _threshold(parts, per_day, now)
     for part in parts:
-        part.threshold = threshold
+        part.threshold, part.behind = threshold, False
 
 
 def _threshold(parts: Sequence[Budget], per_day: float, now: float) -> float:

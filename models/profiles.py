@@ -51,8 +51,8 @@ class Table:
         self._key_of = np.zeros(min(FIRST_SLOTS, limit), np.uint64)
         #: bool[chunks]: which chunks may have changed since they were last cleared.
         self.changed = np.zeros(min(FIRST_SLOTS, limit) // CHUNK_SLOTS + 1, np.bool_)
-        #: Called with the numbers of chunks just before they may change.
-        self.before_change: Callable[[np.ndarray], None] | None = None
+        #: Called with slots, some perhaps several times, just before they may change; None = any may.
+        self.before_change: Callable[[np.ndarray | None], None] | None = None
         self.columns = {owner: np.zeros(min(FIRST_SLOTS, limit), each) for owner, each in self.records.items()}
         self.protected = np.zeros(min(FIRST_SLOTS, limit), np.bool_)
 
@@ -79,18 +79,16 @@ class Table:
             fresh = found >= before
             # Key 0 marks a free place of the index, which keeps it as 1.
             self._key_of[found[fresh]] = np.maximum(wanted[start:done][fresh], np.uint64(1))
-        self._change(found // CHUNK_SLOTS)
+        if self.before_change is not None and len(found):
+            self.before_change(found)
+        self.changed[found // CHUNK_SLOTS] = True
         return done
-
-    def _change(self, chunks: np.ndarray) -> None:
-        """Note that chunks are about to change (which may be named more than once)."""
-        if self.before_change is not None and len(chunks):
-            self.before_change(np.unique(chunks))
-        self.changed[chunks] = True
 
     def change_all(self) -> None:
         """Note that any slot may be about to change: for whoever writes to slots that he did not find in this block."""
-        self._change(np.arange(self.chunks))
+        if self.before_change is not None:
+            self.before_change(None)
+        self.changed[: self.chunks] = True
 
     @property
     def chunks(self) -> int:
@@ -124,10 +122,10 @@ class Table:
         # Fresh zero pages cost nothing until they are used, so doubling is cheaper than it looks.
         capacity = max(min(2 * len(self.protected), self.limit), slots)
         for owner, column in self.columns.items():
-            self.columns[owner] = _longer(column, capacity)
-        self.protected = _longer(self.protected, capacity)
-        self._key_of = _longer(self._key_of, capacity)
-        self.changed = _longer(self.changed, capacity // CHUNK_SLOTS + 1)
+            self.columns[owner] = longer(column, capacity)
+        self.protected = longer(self.protected, capacity)
+        self._key_of = longer(self._key_of, capacity)
+        self.changed = longer(self.changed, capacity // CHUNK_SLOTS + 1)
 
     def keys(self) -> np.ndarray:
         """uint64[used]: the key of each slot."""
@@ -154,7 +152,7 @@ class Table:
         keep = np.ones(self.used, np.bool_)
         keep[idle] = False
         keys = self.keys()[keep]
-        for column in self.columns.values():
+        for column in map(plain, self.columns.values()):
             column[: len(keys)] = column[: self.used][keep]
             column[len(keys) : self.used] = np.zeros((), column.dtype)
         self.protected[: len(keys)] = self.protected[: self.used][keep]
@@ -172,8 +170,13 @@ class Table:
     def chunk(self, number: int, used: int | None = None) -> Chunk:
         """A copy of one chunk, which is no longer part of the table. ``used``: as if the table had so many slots."""
         rows = slice(number * CHUNK_SLOTS, min((number + 1) * CHUNK_SLOTS, self.used if used is None else used))
-        columns = {owner: column[rows].copy() for owner, column in self.columns.items()}
+        columns = {owner: plain(column[rows]).copy().view(column.dtype) for owner, column in self.columns.items()}
         return Chunk(self.name, rows.start, self._key_of[rows].copy(), self.protected[rows].copy(), columns)
+
+    def rows(self) -> Iterator[np.ndarray]:
+        """What every slot has, as plain bytes that share the table's memory: its key, whether it is protected, its records."""
+        for column in (self._key_of, self.protected, *self.columns.values()):
+            yield plain(column)
 
     def load(self, chunks: list[bytes]) -> None:
         """Take over what ``dump`` gave, in order, whole or not at all. Raises ValueError, with a sentence, on another version, table
@@ -206,13 +209,18 @@ class Table:
             raise ValueError(f"state of {self.name} holds {used} profiles, the configured limit is {self.limit}")
         capacity = max(1024, used)
         self.used = used
-        self.protected = _longer(protected, capacity)
-        self._key_of = _longer(keys, capacity)
+        self.protected = longer(protected, capacity)
+        self._key_of = longer(keys, capacity)
         self.changed = np.zeros(capacity // CHUNK_SLOTS + 1, np.bool_)
         self.columns = {owner: np.zeros(capacity, each) for owner, each in self.records.items()}
         for (owner, name), values in columns.items():
             self.columns[owner][name][:used] = values
         self._reindex(used, keys)
+
+
+def plain(column: np.ndarray) -> np.ndarray:
+    """Records as so many bytes each: numpy copies what has fields field by field, at fifteen times the cost."""
+    return column.view(f"V{column.dtype.itemsize}")
 
 
 class Chunk(NamedTuple):
@@ -223,6 +231,11 @@ class Chunk(NamedTuple):
     keys: np.ndarray
     protected: np.ndarray
     columns: dict[str, np.ndarray]
+
+    def rows(self) -> Iterator[np.ndarray]:
+        """As of a table."""
+        for column in (self.keys, self.protected, *self.columns.values()):
+            yield plain(column)
 
     def encode(self) -> bytes:
         """The chunk as a record: an Arrow IPC stream."""
@@ -241,10 +254,10 @@ class Chunk(NamedTuple):
         return whole
 
 
-def _longer(values: np.ndarray, capacity: int) -> np.ndarray:
+def longer(values: np.ndarray, capacity: int) -> np.ndarray:
     """The same values with zeros behind them."""
     out = np.zeros(max(capacity, len(values)), values.dtype)
-    out[: len(values)] = values
+    plain(out)[: len(values)] = plain(values)
     return out
 
 

@@ -104,7 +104,11 @@ def _add(found: Inputs, folder: Path, manifest: Manifest, names: Names, batch_re
             found.logs.append(open_trace(path, entry.source, _mapping(folder, entry), names, batch_records))
             found.prints.append(fingerprint(path))
     for (topic, partition), entries in raw.items():
-        found.logs.append(RawLog(folder, entries, names, batch_records))
+        log = RawLog(folder, entries, names, batch_records)
+        if any(each.path == log.path for each in found.logs):
+            # A recording of another day, or another site's topic of the same name: its offsets are others.
+            log.path = f"{folder}/{log.path}"
+        found.logs.append(log)
         begin = f"{topic}:{partition}:{entries[0].offsets}:{entries[0].sha256}"
         found.prints.append(hashlib.blake2b(begin.encode(), digest_size=16).hexdigest())
 

@@ -23,12 +23,13 @@ from detector.agreed import Mark
 from detector.checkpoint import Checkpoints, Progress, StateError, meaning
 from detector.config import Config
 from detector.follow import to_the_end
+from detector.judges import FuseStage
 from detector.keeper import Keeper
 from detector.pipeline import Cores
 from detector.singles import STAGES
 from detector.snapshot import restore
 from detector.stage import Shared, Stage
-from detector.stages import ActorStage, FuseStage, ObjectStage
+from detector.stages import ActorStage, ObjectStage
 from detector.takeover import bindings_to
 from models.signals import Line
 

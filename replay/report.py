@@ -100,7 +100,7 @@ def page_of(found: Gathered, config: Config, paths: list[Path], beside: dict[str
         portraits.behaviour(i, held, by_name[held.identity], [case.opened for case in cases if case.blamed == held.identity])
         for i, held in enumerate(found.behaviours)
     ]
-    timeline, volume = plots.timeline(found.survey.alerts, found.labels, found.survey.opened), plots.volume(found.survey)
+    timeline, volume = plots.timeline(found.survey.alerts, found.labels, found.survey.trial.alerts), plots.volume(found.survey)
     curve = plots.curve(found.scores, found.budgets, config.budget.alerts_per_day) if len(found.scores) > 1 else None
     trial = found.survey.trial
     values: dict[str, Any] = {
@@ -130,8 +130,8 @@ def _figures(found: Gathered) -> list[list[str]]:
     figures = [
         ["events", f"{trial.events:,}", "events", f"over {trial.days:.1f} days"],
         ["identities", f"{survey.identities:,}", "identities", "with a profile"],
-        ["alerts on behaviour", f"{survey.opened:,}", "alerts", f"{survey.opened / max(trial.days, 1.0):.2f} a day"],
-        ["notices", f"{survey.notices:,}", "notices", "of the detector on itself; their texts are among the blind spots"],
+        ["alerts on behaviour", f"{trial.alerts:,}", "alerts", f"{trial.alerts_per_day:.2f} a day"],
+        ["notices", f"{trial.notices:,}", "notices", "of the detector on itself; their texts are among the blind spots"],
     ]
     if trial.dropped:
         figures.append(["alerts only counted", f"{trial.dropped:,}", "alerts", f"those beyond {MOST_CASES:,}: in no other figure"])

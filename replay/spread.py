@@ -13,8 +13,9 @@ from connectors.event import Block
 from detector.config import Config
 from detector.fuse import SHOWN
 from detector.identity import Bindings
+from detector.learned import dump
 from detector.partitions import Partitions
-from detector.score import dump
+from detector.score import ActorVisit, ObjectVisit
 
 
 class Spread(Partitions):
@@ -62,7 +63,8 @@ class Spread(Partitions):
     def digest(self) -> str:
         """A hash of the whole state."""
         whole = hashlib.blake2b(digest_size=16)
-        for visit in (*self.actors, *self.objects):
+        visits: list[ActorVisit | ObjectVisit] = [*self.actors, *self.objects]
+        for visit in visits:
             for name, number, data in dump(visit):
                 whole.update(f"{name} {number} {len(data)}\n".encode())
                 whole.update(data)

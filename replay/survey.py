@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from connectors.alert import Alert
-from connectors.event import DAY, HOUR, Block
+from connectors.event import HOUR, Block
 from connectors.names import Names
 from connectors.sources import INPUTS, available
 from detector.config import Config
@@ -23,20 +23,18 @@ from replay.inputs import Inputs
 from replay.play import tallies
 from replay.shards import moment
 from replay.spread import Spread
-from replay.trials import Cases, Subject, Trial, peak_bytes
+from replay.trials import Cases, Subject, Trial, trial
 
 #: Alerts that are kept whole: the newest revision of those that rose highest. Notices are kept apart, so many at most.
 KEPT = 200
 
 
 class Survey(msgspec.Struct, kw_only=True):
-    """What a pass saw. ``alerts``: on behaviour, the strongest of ``opened``. ``hours``: source -> clock hour (hours since 1970) ->
+    """What a pass saw. ``alerts``: on behaviour, the strongest. ``hours``: source -> clock hour (hours since 1970) ->
     events. ``blind``: sentences on what could not be seen."""
 
     trial: Trial
     alerts: list[Alert]
-    opened: int
-    notices: int
     identities: int
     late: int
     evicted: int
@@ -100,12 +98,10 @@ def survey(subject: Subject, config: Config, share: Callable[[float], None]) -> 
     alerts: dict[str, Alert] = {}
     said: dict[str, None] = {}
     unsaid = 0
-    opened = {False: 0, True: 0}
 
     def hear(alert: Alert) -> None:
         nonlocal unsaid
         cases.add(alert)
-        opened[bool(alert.notice)] += alert.activity == "open"
         if alert.notice:
             if len(said) < KEPT:
                 said[alert.notice] = None
@@ -119,25 +115,9 @@ def survey(subject: Subject, config: Config, share: Callable[[float], None]) -> 
 
     pipeline = Pipeline(counted, names=names, on_alert=hear)
     tally = _run(pipeline, inputs, subject, share)
-    days = (tally.last - tally.first) / DAY
-    trial = Trial(
-        name="this configuration",
-        events=tally.events,
-        days=days,
-        first=tally.first,
-        last=tally.last,
-        alerts=tally.alerts,
-        alerts_per_day=tally.alerts / max(days, 1.0),
-        cases=list(cases.held.values()),
-        seconds=tally.seconds,
-        peak_bytes=peak_bytes(),
-        dropped=cases.dropped,
-    )
     found = Survey(
-        trial=trial,
+        trial=trial("this configuration", tally, cases),
         alerts=strongest(list(alerts.values()))[:KEPT],
-        opened=opened[False],
-        notices=opened[True],
         identities=cores.identities,
         late=cores.late,
         evicted=cores.evicted,

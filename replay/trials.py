@@ -65,8 +65,9 @@ class Case(msgspec.Struct, kw_only=True):
 
 
 class Trial(msgspec.Struct, kw_only=True):
-    """What a pass with one configuration gave. ``dropped``: alerts beyond ``MOST_CASES``, which are counted and not kept.
-    ``peak_bytes``: the most memory its process held."""
+    """What a pass with one configuration gave. ``alerts``: on behaviour; ``notices``: those of the detector on itself, which no budget
+    bounds. ``dropped``: alerts beyond ``MOST_CASES``, which are counted and not kept. ``peak_bytes``: the most memory its process
+    held."""
 
     name: str
     events: int
@@ -79,6 +80,7 @@ class Trial(msgspec.Struct, kw_only=True):
     seconds: float
     peak_bytes: int
     dropped: int = 0
+    notices: int = 0
 
 
 class Subject(msgspec.Struct, kw_only=True):
@@ -96,15 +98,19 @@ class Subject(msgspec.Struct, kw_only=True):
 
 
 class Cases:
-    """Collects the revisions of alerts as cases, in order of opening; ``dropped`` counts the alerts that found no room."""
+    """Collects the revisions of alerts as cases, in order of opening; ``dropped`` counts the alerts that found no room, ``opened``
+    those on behaviour, ``notices`` those of the detector on itself."""
 
     def __init__(self) -> None:
         self.held: dict[str, Case] = {}
-        self.dropped = 0
+        self.dropped = self.opened = self.notices = 0
         self._shown: dict[str, set[tuple[str, int]]] = {}
 
     def add(self, alert: Alert) -> None:
         """Take a revision in."""
+        if alert.activity == "open":
+            self.opened += not alert.notice
+            self.notices += bool(alert.notice)
         case = self.held.get(alert.uid)
         if case is None:
             if len(self.held) >= MOST_CASES:
@@ -155,19 +161,25 @@ def run(subject: Subject, variant: Variant, share: Callable[[float], None] = lam
     with quiet_collector():
         for tally in tallies(pipeline, inputs, limit=subject.limit):  # noqa: B007  the last one is what came of it
             share(sum(each.bytes_read for each in inputs.shown) / whole)
+    return trial(variant.name, tally, cases)
+
+
+def trial(name: str, tally: Tally, cases: Cases) -> Trial:
+    """What a pass gave that has come to its end."""
     days = (tally.last - tally.first) / DAY
     return Trial(
-        name=variant.name,
+        name=name,
         events=tally.events,
         days=days,
         first=tally.first,
         last=tally.last,
-        alerts=tally.alerts,
-        alerts_per_day=tally.alerts / max(days, 1.0),
+        alerts=cases.opened,
+        alerts_per_day=cases.opened / max(days, 1.0),
         cases=list(cases.held.values()),
         seconds=tally.seconds,
         peak_bytes=peak_bytes(),
         dropped=cases.dropped,
+        notices=cases.notices,
     )
 
 

@@ -13,6 +13,7 @@ from connectors.names import Names
 from connectors.wire import Control, Tick, encode_control, encode_tick
 from detector.checkpoint import meaning
 from detector.config import Config
+from detector.messages import Joined
 from detector.router import by_actor
 from detector.singles import STAGES
 from detector.snapshot import Snapshot, restore
@@ -43,6 +44,7 @@ class Worker:
         """Begin as a new process: with the last checkpoint."""
         config, many = self.logs.config, self.logs.partitions
         self.shared = Shared(many, self.logs.names_limit)
+        self.evidence = Joined()
         self.stage: Stage = STAGES[self.name](config, self.partition, many, self.shared)
         self.written = restore(self.stage, self.logs.states[self.name, self.partition], meaning(config))
         self.snapshot: Snapshot | None = None
@@ -59,13 +61,24 @@ class Worker:
         many = self.logs.draw.choice((1, 1, 2, 5, 40))
         for taken in stage.takes([Note(at + number, data) for number, data in enumerate(self.log[at : at + many])]):
             self.logs.alerts += taken.alerts
-            self.logs.send(taken.outs)
+            for out in taken.outs:
+                if out.topic == "evidence":
+                    self.evidence.add(out.partition or 0, out.value, alone=out.alone)
+                else:
+                    self.logs.send([out])
         if self.logs.draw.random() < 0.5:
             self.flush()
         return True
 
+    @property
+    def waits(self) -> bool:
+        """Whether something is to be sent."""
+        return bool(self.shared.router or self.evidence)
+
     def flush(self) -> None:
         self.logs.send(self.shared.flush())
+        most = self.logs.draw.choice((1, 2_000, 1 << 20))
+        self.logs.send(Out("evidence", partition, None, record) for partition, record in self.evidence.flush(most))
 
     def begin_checkpoint(self) -> None:
         """Copy what must be copied at once; the rest is taken later."""
@@ -119,7 +132,7 @@ class Logs:
                 worker = self.workers[key]
                 for _ in range(self.draw.randint(1, 4)):
                     busy |= worker.step()
-                if len(worker.shared.router):
+                if worker.waits:
                     worker.flush()
                     busy = True
 

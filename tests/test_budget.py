@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from models.budget import FEWEST, PER_NAT, POWER, Budget, reckon
+from models.budget import FEWEST, PER_NAT, POWER, STALE_SHARE, Budget, reckon
 from models.kernels import DAY, HOUR, MINUTE
 
 #: Midnight of a Monday, 2024-01-01, in microseconds.
@@ -76,6 +76,62 @@ def test_a_budget_of_several_partitions_is_the_budget_of_all_their_cells() -> No
     reckon(parts)
     assert whole.threshold < math.inf
     assert [part.threshold for part in parts] == [whole.threshold] * 4
+
+
+def shared(per_day: float, many: int, days: float = 1.0, seed: int = 4, cells: int = 96) -> tuple[Budget, Budget]:
+    """A partition of several that has heard nothing, and one that is by itself and has as much to spend."""
+    part, alone = aged(per_day, days), aged(per_day / many, days)
+    part.partitions = many
+    for score in np.random.default_rng(seed).exponential(1.0, cells).tolist():
+        for budget in (part, alone):
+            budget.advance(budget.now + HOUR)
+            budget.note("user:ann", 1.0 + score, False)
+    for budget in (part, alone):
+        budget.advance(budget.now + HOUR)
+    return part, alone
+
+
+def test_a_partition_that_reads_a_backlog_goes_by_its_own_share_until_it_hears_what_still_holds() -> None:
+    part, alone = shared(8.0, 4)
+    own = part.threshold
+    assert own == alone.threshold < math.inf
+    age = part.age
+    part.hear(99.0, part.now - STALE_SHARE * age - 1.0)
+    assert part.threshold == own, "what all had a quarter of its life ago does not hold any more"
+    part.advance(part.now + 2 * HOUR)
+    assert part.threshold < 99.0
+    part.hear(99.0, part.now - STALE_SHARE * age)
+    assert part.threshold == 99.0
+    for _ in range(200):
+        part.advance(part.now + HOUR)
+    assert part.threshold == 99.0, "the budget's worker is away: nobody knows better"
+    part.hear(60.0, 0.0)
+    assert part.threshold == 60.0, "an older release does not say when"
+
+
+def test_a_gap_in_the_log_is_no_backlog() -> None:
+    part, _ = shared(8.0, 4)
+    part.hear(6.0, part.now)
+    part.advance(part.now + 30 * DAY)
+    assert part.threshold == 6.0
+
+
+@pytest.mark.parametrize(("per_day", "many", "cells"), [(8.0, 16, 96), (2_000.0, 4, 96), (8.0, 4, FEWEST - 2)])
+def test_what_a_partition_cannot_tell_by_itself_it_takes_from_the_others_however_stale(per_day: float, many: int, cells: int) -> None:
+    # A share that comes to less than three alerts, one that everything fits into, and too few cells.
+    part, _ = shared(per_day, many, cells=cells)
+    assert part.threshold == math.inf
+    part.hear(7.0, part.now - 30 * DAY)
+    assert part.threshold == 7.0
+    part.advance(part.now + 5 * HOUR)
+    assert part.threshold == 7.0
+
+
+def test_who_is_behind_the_others_takes_their_threshold() -> None:
+    part, _ = shared(8.0, 4)
+    part.hear(7.0, part.now + 30 * DAY)
+    part.advance(part.now + 5 * HOUR)
+    assert part.threshold == 7.0
 
 
 def test_a_budget_by_the_day_counts_an_identity_once_a_day() -> None:

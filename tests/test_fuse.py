@@ -325,6 +325,21 @@ def test_what_rests_between_two_copies_says_the_same_when_it_is_at_work_again(se
     assert ([msgspec.json.encode(alert) for alert in alerts], made.dump()) == expected
 
 
+@pytest.mark.parametrize("seed", [1, 2])
+def test_how_many_trails_are_at_work_changes_nothing(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = _busy(2000, seed, disorder=0.0)
+    expected, plain, made = _played(whole, []), fusion(), fusion()
+    plain.judge(whole)
+    monkeypatch.setattr("detector.trails.AT_WORK", 5)
+    monkeypatch.setattr("detector.trails.TO_REST", 2)
+    alerts = made.judge(whole)
+    at_work = [name for name, each in made.state.trails.items() if not isinstance(each, msgspec.Raw)]
+    assert 0 < len(at_work) <= 5 < len(made.state.trails)
+    assert msgspec.json.encode(made.strongest) == msgspec.json.encode(plain.strongest)
+    alerts += made.advance(float(whole.block.time.max() + DAY))
+    assert ([msgspec.json.encode(alert) for alert in alerts], made.dump()) == expected
+
+
 def test_the_state_survives_the_wire_in_the_middle() -> None:
     whole = _busy(400, 9, disorder=0.0)
     one, two = fusion(), fusion()

@@ -22,7 +22,7 @@ from detector.agreed import Agreed, Sight
 from detector.config import Config, parse
 from detector.intake import STEP_BYTES, Intake, steps
 from detector.lane import Lane
-from detector.messages import read_message
+from detector.messages import Joined, read_messages
 from detector.router import MOST_ROWS, by_actor, fitting, most_rows, pieces, runs
 from detector.singles import STAGES
 from detector.snapshot import digest
@@ -222,6 +222,7 @@ def test_a_full_router_is_emptied_although_a_timer_is_set() -> None:
         worker = Worker.__new__(Worker)
         worker._flushed, worker._flush_due = asyncio.get_running_loop().time() + 100.0, None
         worker.config = parse("")
+        worker._evidence = Joined()
         flushed: list[int] = []
 
         def flush() -> list[Any]:
@@ -286,8 +287,7 @@ def test_a_busy_partition_s_canary_comes_through_and_changes_nothing_on_its_way(
 
             def seen(*taken: Any, take: Any = take) -> Any:
                 found = take(*taken)
-                if found.tick is not None:
-                    through.append(found.tick.sent)
+                through.extend(tick.sent for tick in found.ticks)
                 return found
 
             worker.stage.take = seen  # type: ignore[assignment,method-assign]
@@ -306,11 +306,10 @@ def test_a_canary_that_says_no_time_is_no_news_to_the_judges() -> None:
     before = digest(stage)
     (out,) = stage.take(encode_tick(Names(), Tick(0, 7, "ingest-0")), 0).outs
     assert (out.topic, out.partition) == ("evidence", 1)
-    assert read_message(out.value).items == []
+    assert [message.items for message in read_messages(out.value)] == [[]]
     judge = STAGES["fuse"](parse(""), 1, 2, Shared(2))
     taken = judge.take(out.value, 0)
-    assert taken.tick is not None
-    assert taken.tick.sent == 7
+    assert [tick.sent for tick in taken.ticks] == [7]
     assert not taken.outs
     stage.applied = 0
     assert digest(stage) == before

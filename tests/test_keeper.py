@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -104,5 +104,75 @@ def test_a_crash_noted_by_an_older_release_counts_on_at_its_offset(broker: Broke
         assert [offset for offset in range(15) if keeper.alone(offset)] == list(range(8))
         assert await keeper.crashed(offset, upto) == times
         assert msgspec.json.decode(broker.records[-1].value, type=Crash) == Crash(offset, times, upto)
+
+    on_loop(check)
+
+
+class Clock:
+    """A time that passes only when someone sleeps or works; ``naps``: how long everyone slept."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        self.naps: list[float] = []
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr(module, "asyncio", SimpleNamespace(sleep=self.sleep, gather=asyncio.gather))
+
+    async def sleep(self, seconds: float) -> None:
+        self.naps.append(round(seconds, 6))
+        self.now += seconds
+
+    def work(self, many: int, seconds: float) -> Any:
+        """A copy of so many records that each take so long."""
+
+        def records() -> Iterator[tuple[str, bytes]]:
+            for number in range(many):
+                self.now += seconds
+                yield f"x/{number}", b"data"
+
+        return SimpleNamespace(records=records, head=SimpleNamespace(records={"x": many}, applied=7))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "leisure", "hurried", "naps"),
+    [
+        (0.02, 10.0, False, [0.08] * 4),
+        (1.0, 10.0, False, [0.2] * 4),
+        (0.04, 0.3, False, [0.16, 0.16, 0.04, 0.04]),
+        (0.04, 0.1, False, [0.16, 0.0, 0.0, 0.0]),
+        (0.04, 0.14, False, [0.16, 0.04, 0.0, 0.0]),
+        (1.0, 0.0, False, [0.0] * 4),
+        (1.0, 10.0, True, [0.0] * 4),
+    ],
+)
+def test_a_copy_leaves_most_of_the_time_to_others_until_it_has_taken_long_enough_or_someone_waits(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch, seconds: float, leisure: float, hurried: bool, naps: list[float]
+) -> None:
+    async def check() -> None:
+        keeper = await broker.keeper()
+        clock = Clock(monkeypatch)
+        if hurried:
+            # Before the copy is begun: what was sent is waited for first.
+            keeper.hurry()
+        await keeper.save(clock.work(4, seconds), None, leisure)
+        assert clock.naps == naps
+        assert [record.key for record in broker.records] == [f"x/{number}".encode() for number in range(4)]
+
+    on_loop(check)
+
+
+def test_a_copy_that_is_waited_for_in_the_middle_hurries(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def check() -> None:
+        keeper = await broker.keeper()
+        clock = Clock(monkeypatch)
+        sleep = clock.sleep
+
+        async def waited_for(seconds: float) -> None:
+            await sleep(seconds)
+            if len(clock.naps) == 2:
+                keeper.hurry()
+
+        monkeypatch.setattr(module, "asyncio", SimpleNamespace(sleep=waited_for, gather=asyncio.gather))
+        await keeper.save(clock.work(4, 1.0), None, 1e6)
+        assert clock.naps == [0.2, 0.2, 0.0, 0.0]
 
     on_loop(check)

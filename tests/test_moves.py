@@ -13,9 +13,9 @@ from connectors.names import Names
 from connectors.wire import decode
 from detector.checkpoint import Checkpoints, digest
 from detector.config import Config, read
+from detector.judges import FuseStage
 from detector.pipeline import Cores
 from detector.stage import Stage
-from detector.stages import FuseStage
 from replay.moves import filled
 from tests.chaos import Site, until
 from tests.refold import read_topic

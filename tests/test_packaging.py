@@ -60,8 +60,8 @@ def direct(config: dict[str, Any]) -> list[str]:
 
 
 def loose(requirements: list[str]) -> list[str]:
-    """Requirements that are not one name at one version."""
-    return [each for each in requirements if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!+_]+", each)]
+    """Requirements that are not one name at one version, on all systems or on some."""
+    return [each for each in requirements if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!+_]+( ; sys_platform [!=]= '\w+')?", each)]
 
 
 def plain(name: str) -> str:
@@ -70,7 +70,7 @@ def plain(name: str) -> str:
 
 
 def pins(requirements: list[str]) -> dict[str, str]:
-    return {plain(name): version for name, _, version in (each.partition("==") for each in requirements)}
+    return {plain(name): version for name, _, version in (each.partition(" ; ")[0].partition("==") for each in requirements)}
 
 
 def owners(distributions: list[metadata.Distribution], names: set[str]) -> dict[str, set[str]]:
@@ -192,7 +192,9 @@ def test_every_dependency_is_pinned_to_one_version() -> None:
     assert loose([*direct(config), *config["tool"]["uv"]["constraint-dependencies"]]) == []
 
 
-@pytest.mark.parametrize("requirement", ["numpy", "numpy>=2", "numpy==2.*", "numpy~=2.4", "numpy==2.4.6,<3"])
+@pytest.mark.parametrize(
+    "requirement", ["numpy", "numpy>=2", "numpy==2.*", "numpy~=2.4", "numpy==2.4.6,<3", "numpy>=2 ; sys_platform == 'linux'"]
+)
 def test_a_requirement_that_leaves_a_choice_is_noticed(requirement: str) -> None:
     assert loose([requirement]) == [requirement]
 

@@ -91,6 +91,14 @@ def test_a_recorded_topic_replays_to_the_alerts_of_its_log_byte_for_byte(raw: Pa
     assert len(read_manifest(raw).logs) == -(-len(LINES) // 2000)
 
 
+def test_a_second_recording_of_a_topic_is_called_by_its_folder(tmp_path: Path) -> None:
+    """Its offsets may be those of another day, another site, another topic of the same name."""
+    for name in ("monday", "tuesday"):
+        recorded(tmp_path / name, records()[: len(LINES) // 2])
+    inputs = open_inputs([tmp_path / "monday", tmp_path / "tuesday"], None, None, Names(), 100)
+    assert [log.path for log in inputs.logs] == ["zeek-0", f"{tmp_path}/tuesday/zeek-0"]
+
+
 def test_evidence_of_a_recording_points_at_the_offsets_of_its_topic(tmp_path: Path) -> None:
     far = [record._replace(offset=record.offset * 3 + 1_000_000) for record in records()]
     recorded(tmp_path / "t", far)

@@ -72,6 +72,7 @@ def test_with_four_partitions_every_stage_is_the_fold_of_its_log_and_the_rest_is
 ) -> None:
     with Site(broker.bootstrap, tmp_path, partitions=4) as site:
         # Slowly: the budget's threshold reaches a judge after all evidence that is in its log by then, and a day passes in six seconds.
+        # Where a day passes in one, judges go by their own cells meanwhile, and some eight of ten blamed are the same.
         live = lived(site, 20_000, rate=600)
         assert Refold(site).problems() == []
         blocks = tmp_path / "blocks"

@@ -128,7 +128,7 @@ def test_each_alert_is_drawn_by_what_made_it_strange(gathered: Gathered) -> None
 
 
 def test_the_timeline_has_a_table_that_says_the_same(gathered: Gathered) -> None:
-    figure = timeline(gathered.survey.alerts, [], gathered.survey.opened)
+    figure = timeline(gathered.survey.alerts, [], gathered.survey.trial.alerts)
     marks = sum(len(trace["x"]) for trace in figure.plot["data"] if trace["mode"] == "markers")
     assert marks == len(figure.rows) == len([alert for alert in gathered.survey.alerts if not alert.notice])
 

@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from connectors.event import Action, Block, Stream, block_of
 from connectors.names import Names, stable_hash
 from detector.config import Config, ConfigError, parse
+from detector.learned import dump, load
 from detector.marks import Marks, outward
 from detector.rows import facets
-from detector.score import ActorVisit, ObjectVisit, dump, load
+from detector.score import ActorVisit, ObjectVisit
 from models.calibration import ROW
 from models.profiles import Fields
 from models.signals import Rows, Signal, Visit
@@ -72,6 +73,14 @@ def differing(a: Visits, b: Visits) -> list[str]:
     return [name for name in one | two if one.get(name) != two.get(name)]
 
 
+def kept(visits: Visits) -> dict[str, list[bytes]]:
+    records: dict[str, list[bytes]] = {}
+    for visit in (visits.actor, visits.object):
+        for name, _, data in dump(visit):
+            records.setdefault(name, []).append(data)
+    return records
+
+
 WHOLE = Visits(config()).fold(LOG)
 
 
@@ -104,10 +113,7 @@ def test_state_that_was_saved_and_loaded_goes_on_as_if_nothing_had_been() -> Non
     first, second = cut(LOG, [400])
     visits = Visits(config()).fold(first)
     fresh = Visits(config())
-    records: dict[str, list[bytes]] = {}
-    for visit in (visits.actor, visits.object):
-        for name, _, data in dump(visit):
-            records.setdefault(name, []).append(data)
+    records = kept(visits)
     load(fresh.actor, records)
     load(fresh.object, records)
     fresh.rows = dict(visits.rows)
@@ -116,11 +122,47 @@ def test_state_that_was_saved_and_loaded_goes_on_as_if_nothing_had_been() -> Non
     assert all(theirs[name] == data for name, data in ours.items() if " " in name)
 
 
+def test_arrays_as_the_last_version_kept_them_are_read_and_leave_nothing_of_what_was_there() -> None:
+    records = kept(WHOLE)
+    saved = msgspec.msgpack.decode(records["object.arrays"][0])
+    whole = {name: (list(array.shape), array.tobytes()) for name, array in WHOLE.object.arrays().items()}
+    assert sum(len(data) for _, data in whole.values()) > 20 * len(records["object.arrays"][0])
+    records["object.arrays"] = [msgspec.msgpack.encode(saved | {"version": 2, "arrays": whole})]
+    for other in (Visits(config()), Visits(config()).fold(log(50, seed=9))):
+        load(other.object, records)
+        assert list(dump(other.object)) == list(dump(WHOLE.object))
+        # What is nothing here was something there.
+        other.object.scales[0].arrays()["main.cells"][:] = -0.0
+        assert list(dump(other.object)) != list(dump(WHOLE.object))
+        load(other.object, kept(WHOLE))
+        assert list(dump(other.object)) == list(dump(WHOLE.object))
+
+
+@pytest.mark.parametrize(("version", "what"), [(4, "version 4, this release reads 2 to 3"), (1, "version 1")])
+def test_arrays_of_another_version_are_refused(version: int, what: str) -> None:
+    records = kept(WHOLE)
+    saved = msgspec.msgpack.decode(records["object.arrays"][0])
+    records["object.arrays"] = [msgspec.msgpack.encode(saved | {"version": version})]
+    with pytest.raises(ValueError, match=what):
+        load(ObjectVisit(config()), records)
+
+
+@pytest.mark.parametrize("which", [[-1], [10_000], [1, 1], [2, 1], [0.5], ["1"], [1], []])
+def test_arrays_of_places_that_are_not_there_or_of_another_length_are_damaged(which: list[object]) -> None:
+    records = kept(WHOLE)
+    saved = msgspec.msgpack.decode(records["object.arrays"][0])
+    shape = saved["arrays"]["main.cells"][0]
+    row = 8 * shape[1]
+    # One value too few where the places are good.
+    data = b"x" * (row * len(which) if which not in ([1], []) else row * len(which) + row - 8)
+    saved["arrays"]["main.cells"] = (shape, which, data)
+    records["object.arrays"] = [msgspec.msgpack.encode(saved)]
+    with pytest.raises(ValueError, match="damaged"):
+        load(ObjectVisit(config()), records)
+
+
 def test_state_of_other_signals_is_refused_with_a_sentence() -> None:
-    records: dict[str, list[bytes]] = {}
-    for visit in (WHOLE.actor, WHOLE.object):
-        for name, _, data in dump(visit):
-            records.setdefault(name, []).append(data)
+    records = kept(WHOLE)
     other = parse('[signals.more]\nlearner = "rate"\nof = "actor"')
     turned = config()
     turned.signals = dict(reversed(turned.signals.items()))

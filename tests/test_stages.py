@@ -9,9 +9,9 @@ from connectors.event import block_of
 from connectors.names import Names
 from connectors.wire import Tick, WireError, encode_tick, replayed
 from detector.config import Config, parse
+from detector.judges import FuseStage
 from detector.pipeline import Cores
 from detector.snapshot import digest
-from detector.stages import FuseStage
 from tests.logs import START, cut, log, row
 from tests.stage_logs import Logs, whole_records
 
@@ -68,6 +68,27 @@ def test_whatever_crashes_every_event_counts_once_and_every_state_is_the_fold_of
             for each in (calm, logs)
         ]
         assert seen[0] == seen[1]
+
+
+def test_judges_of_a_backlog_need_not_wait_for_the_budget_that_they_share() -> None:
+    given, block = parse("budget.alerts_per_day = 8\n"), log(1500, hours=400.0)
+    heard = Logs(given, 2)
+    for part in whole_records(block, 60):
+        heard.ingest(part)
+        heard.drain()
+    logs = Logs(given, 2)
+    away = logs.workers.pop(("budget", 0))
+    for part in whole_records(block, 60):
+        logs.ingest(part)
+    logs.drain()
+    opened, opened_heard = ({alert.blamed for alert in each.alerts} for each in (logs, heard))
+    # A partition begins when it has seen enough by itself, which is later.
+    assert len(opened) > 0.3 * len(opened_heard)
+    assert len(opened & opened_heard) > 0.5 * len(opened)
+    logs.workers["budget", 0] = away
+    logs.drain()
+    for key, fold in logs.folds().items():
+        assert digest(logs.workers[key].stage) == digest(fold.stage), key
 
 
 def test_a_configuration_of_the_log_holds_from_its_place_on_and_after_a_restart() -> None:

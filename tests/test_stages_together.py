@@ -7,19 +7,22 @@ import random
 from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import pytest
 
 from connectors import ocsf
 from connectors.event import Block
 from connectors.names import Names
-from connectors.wire import WireError, decode, replayed
+from connectors.wire import Control, Tick, WireError, decode, encode_control, encode_tick, replayed
 from detector.config import parse
+from detector.messages import VERSION, Joined, Message, apart, read_messages, record_of
 from detector.router import most_coming, most_rows
 from detector.singles import STAGES
 from detector.snapshot import digest
 from detector.stage import Note, Out, Shared, Taken
 from detector.stages import ActorStage, ObjectStage, VisitStage
+from models.calibration import OBJECT_STRANGE
 from tests.logs import log
 from tests.stage_logs import READS, Logs, whole_records
 
@@ -92,7 +95,7 @@ def folded(
         run = notes[stage.applied :][: draw.choice((1, 2, 5, 40)) if draw else 1]
         for taken in stage.takes(run):
             send(taken.outs)
-            out.taken.append((taken.arrived, taken.tick))
+            out.taken.append((taken.arrived, taken.ticks))
             out.alerts.extend(ocsf.encode(alert, "0") for alert in taken.alerts)
         assert stage.applied == run[-1].offset + 1
         if draw or stage.applied in looked:
@@ -157,7 +160,7 @@ def test_messages_are_visited_together_up_to_as_many_rows_as_go_on_in_one_messag
     logs, least = quiet(8), 60_000
     whole, small = Watched(logs, made), Watched(logs, made, least)
     assert list(whole.stage.takes(whole.notes)) == list(small.stage.takes(small.notes))
-    asked = sum(signal.visit == "actor" for signal in logs.config.learners().values())
+    asked = logs.config.asked_of_actors()
     most = most_rows(least, asked)
     assert whole.visits == [sum(small.visits)]
     longest = max(len(decode(note.data, Names()).block) for note in small.notes)
@@ -226,3 +229,100 @@ def test_what_came_before_a_message_that_is_refused_is_taken_in(made: type[Visit
         taken.extend(cut.stage.takes(cut.notes))
     assert (taken, cut.stage.applied, len(cut.visits)) == (before, 5, 1)
     assert digest(cut.stage) == digest(whole.stage)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("most", [30_000, 1 << 20])
+def test_records_of_evidence_that_are_joined_say_the_same(seed: int, most: int) -> None:
+    logs = recorded(seed, 1, "")
+    told = []
+    for joins in (False, True):
+        stage = STAGES["fuse"](logs.config, 0, 1, Shared(1))
+        joined = Joined()
+        for data in logs.topics["evidence", 0]:
+            for record in apart(data):
+                joined.add(0, record)
+        log = [data for _, data in joined.flush(most if joins else 1)]
+        assert [record for data in log for record in apart(data)] == [r for data in logs.topics["evidence", 0] for r in apart(data)]
+        assert not joined
+        alerts: list[bytes] = []
+        ticks: list[Tick] = []
+        for offset, data in enumerate(log):
+            taken = stage.take(data, offset)
+            alerts += [ocsf.encode(alert, "0") for alert in taken.alerts]
+            ticks += taken.ticks
+        stage.applied = 0
+        told.append((alerts, ticks, digest(stage)))
+        # Again, as after a crash of who sent it: nothing counts twice.
+        assert not any(stage.take(data, len(log) + offset).alerts for offset, data in enumerate(log))
+        if joins:
+            assert len(log) < sum(len(apart(data)) for data in log)
+            assert all(len(data) <= most or len(apart(data)) == 1 for data in log)
+    assert told[0] == told[1]
+    assert told[0][0]
+
+
+def test_a_configuration_leaves_alone_and_in_its_place() -> None:
+    """Who puts the record of it aside puts nothing else aside; and nobody who puts another aside loses it."""
+    stage = STAGES["object"](parse(""), 0, 2, Shared(2))
+    tick, control = encode_tick(Names(), Tick(9, 0)), encode_control(Names(), Control(1, ""))
+    joined = Joined()
+    for offset, data in enumerate((tick, tick, control, tick, tick, control)):
+        for out in stage.take(data, offset).outs:
+            joined.add(out.partition or 0, out.value, alone=out.alone)
+    found = [[message.offset for message in read_messages(data)] for partition, data in joined.flush(1 << 20) if partition == 0]
+    assert found == [[0, 1], [2], [3, 4], [5]]
+
+
+def test_what_joined_records_hand_to_another_partition_goes_in_one_message() -> None:
+    """It is known again by the offset of what it came of: a second message with the same one would count as a repeat."""
+    logs = recorded(2, 3, "")
+    handed = several = 0
+    for partition in range(3):
+        stage = STAGES["fuse"](logs.config, partition, 3, Shared(3))
+        joined = Joined()
+        for data in logs.topics["evidence", partition]:
+            for message in read_messages(data):
+                for item in (item for _, items in message.items for item in items if item.row):
+                    # The object met more strangers than its actor did: it is to blame, wherever it lives.
+                    item.row[OBJECT_STRANGE] = 99.0
+                joined.add(0, record_of(message))
+        for offset, (_, data) in enumerate(joined.flush(100_000)):
+            wanted = [out.partition for out in stage.take(data, offset).outs if out.topic == "evidence"]
+            assert len(wanted) == len(set(wanted))
+            handed += len(wanted)
+            several += len(wanted) > 0 and sum(len(message.items) > 0 for message in read_messages(data)) > 1
+    assert handed > 3
+    assert several > 3
+
+
+def test_an_odd_record_of_evidence_is_refused() -> None:
+    fine = record_of(Message(VERSION, "object", 0, 0))
+    newer = record_of(Message(VERSION + 1, "object", 0, 0))
+    joined = Joined()
+    for record in (fine, newer):
+        joined.add(0, record)
+    ((_, both),) = joined.flush(1 << 20)
+    for data, why in ((newer, "of version"), (both, "of version"), (b"", "not a record"), (msgspec.msgpack.encode(7), "not a record")):
+        with pytest.raises(WireError, match=why):
+            read_messages(data)
+    assert len(read_messages(fine)) == 1
+    # Of before several could leave together.
+    assert read_messages(msgspec.msgpack.encode(Message(VERSION, "object", 3, 7))) == [Message(VERSION, "object", 3, 7)]
+
+
+def test_an_alert_is_as_old_as_what_it_came_of_and_not_as_what_that_came_with() -> None:
+    logs = recorded(2, 1, "")
+    stage, told = STAGES["fuse"](logs.config, 0, 1, Shared(1)), 0
+    at = itertools.count()
+    for data in logs.topics["evidence", 0]:
+        offset, joined = next(at), Joined()
+        # An hour old, and says nothing new.
+        joined.add(0, record_of(Message(VERSION, "object", 9, offset, arrived=1)))
+        joined.add(0, data)
+        (message,) = read_messages(data)
+        ((_, both),) = joined.flush(1 << 20)
+        taken = stage.take(both, offset)
+        assert taken.arrived == (message.arrived if taken.alerts else 0)
+        told += len(taken.alerts) > 0
+    assert told > 10

@@ -57,7 +57,7 @@ def test_a_volume_of_nothing_is_drawn(tmp_path: Path) -> None:
 def test_one_row_makes_a_page_without_alerts(tmp_path: Path) -> None:
     (tmp_path / "conn.log").write_bytes(conn(START, "10.0.0.1", "10.0.1.1") + b"\n")
     found, page = looked(tmp_path / "conn.log")
-    assert found.survey.opened == 0
+    assert found.survey.trial.alerts == 0
     assert "No alert." in page
 
 
@@ -121,10 +121,10 @@ def test_many_alerts_do_not_push_out_what_the_detector_says_of_itself(few: Path,
     monkeypatch.setattr(Loud, "alerts", 950)
     monkeypatch.setattr(Loud, "notices", KEPT + 30)
     found = survey(Subject(paths=[str(few)]), parse(""), lambda _: None)
-    assert (len(found.alerts), found.opened, found.notices) == (KEPT, 950, KEPT + 30)
+    assert (len(found.alerts), found.trial.alerts, found.trial.notices) == (KEPT, 950, KEPT + 30)
     assert min(alert.evidence_peak for alert in found.alerts) >= 700
     assert "blind in place 0" in found.blind
     assert "30 more notices of the detector are not listed here" in found.blind
-    note = timeline(found.alerts, [], found.opened).note
+    note = timeline(found.alerts, [], found.trial.alerts).note
     assert f"{KEPT} of 950 shown" in note
     assert "shown" not in timeline(found.alerts, [], KEPT).note

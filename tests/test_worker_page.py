@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.chaos import STAGES, Site, until
-from tests.traffic import Feed, flows
+from tests.traffic import DAY, START, Feed, flow, flows
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(600)]
 
@@ -54,13 +54,25 @@ def test_the_page_of_a_live_worker_tells_of_every_stage_what_it_has_done(site: M
     here.ready()
     (topic,) = here.raw
     here.feed(8_000, 8_000, seed=2).done()
+
+    def judged() -> bool:
+        found = numbers(address)
+        waiting = sum(
+            found.get(("tocsin_lag_records", name), 1.0) for name in (here.topics.by_actor, here.topics.evidence, here.topics.budget)
+        )
+        return found.get(("tocsin_visits_total", "object"), 0.0) >= 8_000 and waiting == 0
+
+    # Nothing alerts before the first threshold, and that follows the days that have come in one second.
+    until(judged, "the days that it learns from are judged", 120.0, 1.0)
+    scan = [flow(START + 6.1 * DAY + each, "10.1.0.3", f"10.3.0.{each}", 5_000 + each, 1e9, 1e3, f"S{each}") for each in range(40)]
+    Feed(here.bootstrap, topic, scan, 1_000, 4).done()
     # Days behind what was read, and one that is no record.
     Feed(here.bootstrap, topic, [*flows(200, seed=5, days=0.01), b'{"ts": "poison"'], 1_000, 4).done()
     raw, own = 4, here.config.kafka.partitions
     wanted = {
-        ("tocsin_events_total", "zeek_conn"): 8_200,
-        ("tocsin_visits_total", "actor"): 8_200,
-        ("tocsin_visits_total", "object"): 8_200,
+        ("tocsin_events_total", "zeek_conn"): 8_240,
+        ("tocsin_visits_total", "actor"): 8_240,
+        ("tocsin_visits_total", "object"): 8_240,
         ("tocsin_visits_total", "fuse"): 100,
         ("tocsin_rejects_total", "zeek_conn"): 1,
         ("tocsin_dead_letters_total", "zeek_conn"): 1,
@@ -88,6 +100,6 @@ def test_the_page_of_a_live_worker_tells_of_every_stage_what_it_has_done(site: M
     for name in ("tocsin_lag_records", "tocsin_lag_seconds"):
         assert {label for metric, label in found if metric == name and label} >= {topic, here.topics.by_actor, here.topics.status}
     until(lambda: numbers(address)["tocsin_lag_records", here.topics.by_object] <= own, "nothing is far behind", 30.0, 1.0)
-    assert found["tocsin_events_total", "zeek_conn"] == 8_200
+    assert found["tocsin_events_total", "zeek_conn"] == 8_240
     # Canaries go on as long as it lives, so that no log has an end to wait for.
     assert here.end(here.members["all"]) < 10

@@ -17,6 +17,7 @@ from detector import stage
 from detector import worker as module
 from detector.config import parse
 from detector.engine import fault
+from detector.messages import VERSION, Message, apart, record_of
 from detector.part import Part
 from detector.process import AGAIN, REFUSED, Halt, Process
 from detector.sender import Letter
@@ -37,6 +38,8 @@ class Stage:
         self.applied = self.rows = self.dropped = self.late = self.identities = 0
         self.bad: Exception | None = None
         self.whole = False
+        #: What comes of each message.
+        self.outs: list[stage.Out] = []
         self.runs: list[list[int]] = []
 
     def quick(self) -> bool:
@@ -54,7 +57,7 @@ class Stage:
         if data == b"bad" and self.bad is not None:
             raise self.bad
         self.applied = offset + 1
-        return SimpleNamespace(outs=[], alerts=[], arrived=0, tick=None)
+        return SimpleNamespace(outs=self.outs, alerts=[], arrived=0, ticks=())
 
 
 class Keeper:
@@ -67,18 +70,30 @@ class Keeper:
         self.crashes: list[tuple[int, int]] = []
         self.heads: list[int] = []
         self.closed = False
+        self.leisure: list[float] = []
+        self.seen: Callable[[], object] = lambda: None
+        self.copied: list[object] = []
+        self.begun, self.hurried = asyncio.Event(), asyncio.Event()
 
     def snapshot(self) -> Any:
+        self.copied.append(self.seen())
         return SimpleNamespace(head=SimpleNamespace(applied=self.stage.applied))
 
-    async def save(self, snapshot: Snapshot, source: TopicPartition) -> int:
+    async def save(self, snapshot: Snapshot, source: TopicPartition, leisure: float = 0.0) -> int:
         await asyncio.sleep(0.01)
+        self.leisure.append(leisure)
+        self.begun.set()
+        if leisure:
+            await self.hurried.wait()
         if self.fails:
             self.fails -= 1
             raise OSError("the broker does not take it")
         self.saved = snapshot.head.applied
         self.heads.append(self.saved)
         return 1
+
+    def hurry(self) -> None:
+        self.hurried.set()
 
     def alone(self, offset: int) -> bool:
         return offset <= self.upto
@@ -149,11 +164,24 @@ def test_a_checkpoint_that_failed_is_not_followed_by_one_that_lacks_what_it_was_
         bench.part.saved_at = -1e9
         await bench.take((0, b"x"), (1, b"x"))
         assert bench.part.saving is not None
-        # The process is asked to end while this checkpoint is being refused.
+        # The process is asked to end while this checkpoint, which has time, is being refused.
         await bench.worker.stop()
         assert [str(error) for error in bench.failed] == ["the broker does not take it"]
         assert bench.keeper.heads == []
         assert bench.keeper.closed
+
+    on_bench(check)
+
+
+def test_a_checkpoint_has_time_until_someone_waits_for_the_partition() -> None:
+    async def check(bench: Bench) -> None:
+        bench.part.saved_at = -1e9
+        await bench.take((0, b"x"))
+        await bench.keeper.begun.wait()
+        await bench.take((1, b"x"))
+        await bench.worker.stop()
+        assert bench.keeper.heads == [1, 2]
+        assert bench.keeper.leisure == [bench.worker.config.worker.checkpoint_seconds / 2, 0.0]
 
     on_bench(check)
 
@@ -185,6 +213,47 @@ def test_a_state_that_a_block_has_half_changed_is_not_kept_by_a_checkpoint_that_
         assert halt.value.code == code
         await bench.worker.stop()
         assert bench.keeper.heads == []
+
+    on_bench(check)
+
+
+EVIDENCE = stage.Out("evidence", 2, None, record_of(Message(VERSION, "object", 0, 7)))
+
+
+def sent(bench: Bench) -> list[int]:
+    """How many messages each record of evidence holds that has left."""
+    return [len(apart(letter.value or b"")) for letter in bench.out.letters if letter.what == "evidence/2"]
+
+
+def test_a_checkpoint_is_taken_when_all_evidence_that_has_come_of_it_is_on_its_way() -> None:
+    async def check(bench: Bench) -> None:
+        bench.stage.outs = [EVIDENCE]
+        await bench.take((0, b"x"), (1, b"x"))
+        assert sent(bench) == []
+        bench.keeper.seen = lambda: sent(bench)
+        await bench.worker.stop()
+        assert bench.keeper.heads == [2]
+        assert bench.keeper.copied == [[2]]
+
+    on_bench(check)
+
+
+def test_evidence_leaves_together_when_a_round_is_over_and_waits_no_longer_than_the_linger_where_it_is_not() -> None:
+    async def check(bench: Bench) -> None:
+        bench.stage.outs = [EVIDENCE]
+        await bench.take((0, b"x"), (1, b"x"))
+        # The next partition of the round is still to be opened.
+        bench.worker._flush_soon(over=False)
+        assert sent(bench) == []
+        await asyncio.sleep(2 * bench.worker.config.worker.linger_ms / 1000)
+        assert sent(bench) == [2]
+        bench.worker._flushed = -1e9
+        await bench.take((2, b"x"))
+        bench.worker._flush_soon(over=False)
+        bench.worker._flush_soon()
+        assert sent(bench) == [2, 1]
+        await asyncio.sleep(2 * bench.worker.config.worker.linger_ms / 1000)
+        assert sent(bench) == [2, 1]
 
     on_bench(check)
 

@@ -8,12 +8,12 @@ import pytest
 from connectors.wire import Control, WireError
 from detector.checkpoint import meaning
 from detector.config import Config, parse
+from detector.judges import FuseStage
 from detector.messages import VERSION as MESSAGES
-from detector.messages import Message
+from detector.messages import Message, record_of
 from detector.singles import STAGES
 from detector.snapshot import HEAD, Refused, Snapshot, digest, restore
 from detector.stage import Shared, Stage
-from detector.stages import FuseStage
 
 
 @pytest.fixture
@@ -76,6 +76,6 @@ def test_a_configuration_that_is_refused_leaves_the_judges_as_they_were(config: 
     before = digest(stage)
     message = Message(MESSAGES, "object", 1, 7, control=Control(1, "no = [toml"))
     with pytest.raises(WireError, match="version 1 of the configuration cannot be used"):
-        stage.take(msgspec.msgpack.encode(message), 0)
+        stage.take(record_of(message), 0)
     assert digest(stage) == before
     assert (stage.marks, stage.rows, stage.applied) == ({}, 0, 0)
