@@ -75,12 +75,14 @@ def test_an_attack_is_contained_once_and_for_its_time_whenever_the_responder_is_
         until(lambda: any((row.target, row.result) == (target, "verified") for row in own.rows()), "seen to be stopped", every=0.2)
         assert own.stop()[0] == 0
         own.start(later=TTL + 1)
-        until(lambda: name not in own.off, f"{host} is let go")
+        until(lambda: not own.off, f"{host} is let go, and those of earlier attacks, whose alerts are still young")
         until(lambda: any((row.target, row.result) == (target, "undo-verified") for row in own.rows()), "seen to be let go", every=0.2)
         assert own.stop()[0] == 0
-        (action,) = {row.action for row in own.rows() if row.target == target and row.result == "enforced"}
-        changes = [change for change in own.changes if change.split()[1] == name]
-        assert changes == [f"off {name} {action}", f"on {name} {action}"], "one effect, and its end"
+        enforced = {row.target.removeprefix("ip:"): row.action for row in own.rows() if row.result == "enforced"}
+        assert name in enforced
+        for stopped, action in enforced.items():
+            changes = [change for change in own.changes if change.split()[1] == stopped]
+            assert changes == [f"off {stopped} {action}", f"on {stopped} {action}"], "one effect, and its end"
         with Ledger.at(tmp_path / "ledger", create=False) as ledger:
             assert ledger.verify_chain() is None
         said = CliRunner().invoke(app, ["kpi", "--json", "--config", str(own.path)])
