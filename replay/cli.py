@@ -8,6 +8,7 @@ again; 130 interrupted.
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +18,7 @@ import typer
 
 from connectors import ocsf
 from connectors.kafka import KafkaError
+from connectors.loops import Policy
 from connectors.sources import INPUTS, available
 from connectors.sources.table import MappingError, read_mapping
 from connectors.trace import TraceError
@@ -261,6 +263,7 @@ def _version() -> str:
 
 def main() -> None:
     """Run the command."""
+    asyncio.set_event_loop_policy(Policy())
     app()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import os
@@ -95,17 +94,8 @@ def worker(
         typer.echo(str(error), err=True)
         raise typer.Exit(MISTAKE) from None
     log_to_stderr(process.name)
-    _fast_loops()
     with quiet_collector():
         asyncio.run(_to_the_end(process, stage))
-
-
-def _fast_loops() -> None:
-    """Have event loops that cost less a message, where there are any; also in the threads that Faust starts."""
-    with contextlib.suppress(ImportError):
-        import uvloop
-
-        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
 
 
 async def _to_the_end(process: Process, stages: list[Stage]) -> None:
