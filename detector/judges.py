@@ -31,16 +31,17 @@ class FuseStage(Stage):
         messages = read_messages(data)
         alerts: list[Alert] = []
         handed: dict[int, list[Judged]] = {}
-        arrived = {0}
+        arrived, known = {0}, 0
         for message in messages:
             # First: it may be refused. What was taken in before is no newer than what holds.
             self.follow(message.control)
             if self._seen(f"{message.stage}-{message.partition}", message.offset):
                 continue
-            many = len(alerts) + sum(map(len, handed.values()))
             alerts += self._heard(message, handed)
-            if len(alerts) + sum(map(len, handed.values())) > many:
+            many = len(alerts) + sum(map(len, handed.values()))
+            if many > known:
                 arrived.add(message.arrived)
+            known = many
         self.rows, self.applied = self.rows + 1, offset + 1
         since = min(arrived - {0}, default=0)
         # What is handed over is known again by this offset, so that it goes in one piece.
