@@ -7,11 +7,15 @@ from contextlib import suppress
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from connectors.alert import Alert
+from connectors.alert import Alert, Evidence
 from connectors.containment import Verb, offered
 from connectors.names import BadName, identity
 from connectors.ocsf import confidence
 from detector.policy import LADDER, SEVERITIES, SYSTEM, Match, Measure, Respond, problems, spelled
+
+#: Share of its strongest evidence that a piece of an alert must reach for what it was about to be acted upon: what adds but little is
+#: shown as well, and may be what the same people do every day.
+GRAVE = 0.5
 
 
 class Wish(NamedTuple):
@@ -108,9 +112,14 @@ def _candidates(alert: Alert, aim: str) -> Iterator[str]:
     if aim == "who":
         yield from (*alert.principals, *alert.targets)
     elif aim == "what":
-        yield from (*([alert.blamed] if alert.role == "object" else []), *(piece.object for piece in alert.evidence))
+        yield from (*([alert.blamed] if alert.role == "object" else []), *(piece.object for piece in _grave(alert)))
     else:
-        yield from (f"secret:{piece.detail}" for piece in alert.evidence if piece.action == "release_key")
+        yield from (f"secret:{piece.detail}" for piece in _grave(alert) if piece.action == "release_key")
+
+
+def _grave(alert: Alert) -> list[Evidence]:
+    most = max((piece.score for piece in alert.evidence), default=0.0)
+    return [piece for piece in alert.evidence if piece.score >= GRAVE * most]
 
 
 def _owners(alert: Alert, target: str, aim: str) -> list[str]:

@@ -108,6 +108,14 @@ def test_without_a_target_of_its_kind_an_action_is_a_row_that_says_so() -> None:
     assert (decision.result, decision.reason) == ("none", "no target of kind pod in the evidence")
 
 
+def test_what_was_acted_on_is_contained_only_where_that_is_grave_evidence() -> None:
+    seen = [(9.0, "pod:a/struck"), (4.5, "pod:a/grave"), (4.4, "pod:a/daily")]
+    alert = made_alert(targets=[])
+    alert.evidence = [msgspec.structs.replace(piece("user:alice", ""), score=score, object=name) for score, name in seen]
+    found = decided(Respond(mode="enforce", rules=rules(isolate(aim="what"))), alert)
+    assert [each.target for each in found] == ["pod:a/struck", "pod:a/grave"]
+
+
 def test_of_two_rules_on_one_target_the_one_further_up_the_ladder_counts() -> None:
     both = [Rule(name="watch", actions=[isolate("observe")]), Rule(name="act", actions=[isolate("enforce")])]
     for order in (both, both[::-1]):

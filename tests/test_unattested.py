@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -29,6 +28,8 @@ object = { column = "node", kind = "node" }
 detail = { columns = ["key"] }
 """
 DAYS, NODES = 8, 12
+#: An hour begins. Shortly after it what is done every hour adds a little to the evidence, with keys that are nobody's business.
+HOUR = 1_789_002_000
 
 # Days of records through the whole detector.
 pytestmark = pytest.mark.slow
@@ -51,8 +52,8 @@ def recorded(folder: Path, end: int, *, fails: bool) -> list[Alert]:
     return [ocsf.alert_of(line) for line in (folder / "alerts.jsonl").read_bytes().splitlines()]
 
 
-def test_work_on_an_unattested_node_withholds_the_key_and_drains_the_node_when_two_people_have_agreed(tmp_path: Path) -> None:
-    end = int(time.time())
+@pytest.mark.parametrize("end", [HOUR + 1_200, HOUR + 30])
+def test_work_on_an_unattested_node_withholds_the_key_and_drains_the_node_when_two_people_have_agreed(tmp_path: Path, end: int) -> None:
     alerts = [alert for alert in recorded(tmp_path, end, fails=True) if "attestation" in alert.signals]
     assert alerts, "the attack is seen"
     text = next(block.text for block in code_blocks("docs/containment.md") if 'name = "unattested"' in block.text)
@@ -74,4 +75,4 @@ def test_work_on_an_unattested_node_withholds_the_key_and_drains_the_node_when_t
 
 
 def test_where_the_node_attested_nothing_is_asked(tmp_path: Path) -> None:
-    assert [alert for alert in recorded(tmp_path, int(time.time()), fails=False) if "attestation" in alert.signals] == []
+    assert [alert for alert in recorded(tmp_path, HOUR + 1_200, fails=False) if "attestation" in alert.signals] == []
