@@ -34,6 +34,8 @@ HERE = Path(__file__).resolve().parents[1]
 READS = {"actor": "by_actor", "object": "by_object", "fuse": "evidence", "budget": "budget", "watch": "status"}
 #: Heartbeats never end, so who reads them is never at the end of its log.
 ENDLESS = ("watch",)
+#: What a process says that was asked to end and is cut off by its limit.
+LATE = "could not drain in time"
 
 
 def until(true: Callable[[], object], what: str, seconds: float = UP, every: float = 0.1) -> None:
@@ -89,6 +91,10 @@ class Member:
         """Its structured log."""
         raw = self.log.read_text("utf-8", "replace").splitlines() if self.log.exists() else []
         return [json.loads(line) for line in raw if line.startswith("{")]
+
+    def why(self, code: int) -> str:
+        """What it said when it ended with ``code``, whatever another of its partitions said after that."""
+        return "\n".join(str(line["message"]) for line in self.lines() if line.get("exit") == code)
 
     def opened(self) -> int:
         """Partitions and raw logs opened over all lives."""
@@ -171,6 +177,7 @@ class Site:
         self.topics = Topics(self.prefix)
         self.members: dict[str, Member] = {}
         self._end = threading.Event()
+        self._starting = threading.Lock()
         if topics:
             self.run(self._create())
         self._supervisor = threading.Thread(target=self._supervise, daemon=True)
@@ -251,14 +258,19 @@ class Site:
     def _supervise(self) -> None:
         while not self._end.wait(0.05):
             for member in list(self.members.values()):
-                code = None if member.process is None else member.process.poll()
-                if code is None or not member.wanted:
-                    continue
-                member.exits.append(code)
-                if code in (AGAIN, -signal.SIGKILL):
-                    member.begin()
-                else:
-                    member.wanted = False
+                with self._starting:
+                    self._look_after(member)
+
+    @staticmethod
+    def _look_after(member: Member) -> None:
+        code = None if member.process is None else member.process.poll()
+        if code is None or not member.wanted:
+            return
+        member.exits.append(code)
+        if code in (AGAIN, -signal.SIGKILL):
+            member.begin()
+        else:
+            member.wanted = False
 
     def ready(self, many: int | None = None) -> None:
         """Wait until every partition of every stage that is run was opened."""
@@ -359,13 +371,16 @@ class Site:
 
     def end(self, member: Member) -> float:
         """End one process in good order. Returns the seconds it took."""
-        member.wanted = False
-        begun = member.at_work()
+        # Whoever starts it again may not have seen yet that it has ended of itself.
+        with self._starting:
+            member.wanted = False
+            gone = member.process is not None and member.process.poll() == AGAIN
+        begun, late = member.at_work(), member.said(LATE)
         began = time.monotonic()
         member.signal(signal.SIGTERM)
         code = member.ended()
-        # One that has not begun yet has nothing to let go.
-        assert code == 0 or (code == -signal.SIGTERM and not begun), (
+        # One that has not begun yet has nothing to let go; one that is cut off in time is in good order too.
+        assert code == 0 or (code == -signal.SIGTERM and not begun) or (code == AGAIN and (gone or member.said(LATE) > late)), (
             f"{member.name} ended with {code}:\n{member.log.read_text('utf-8', 'replace')[-2000:]}"
         )
         return time.monotonic() - began

@@ -76,6 +76,7 @@ def test_what_opens_nothing_and_what_other_records_opened_is_not_measured() -> N
 
 
 @pytest.mark.kafka
+@pytest.mark.timeout(600)
 def test_from_a_record_to_its_alert_and_to_the_call_beside_a_relay(tmp_path: Path) -> None:
     out = tmp_path / "figures.json"
     command = [sys.executable, "-m", "benchmarks.latency", "--quick", "--parts", "steady,action"]

@@ -29,8 +29,6 @@ def test_without_a_fault_everything_counts_once_and_a_fault_in_a_log_would_be_se
     fed = here.feed(48_000, 8_000)
     fed.done()
     say(f"fed at {fed.rate_reached:,.0f} records/s; SIGTERM took {here.finish():.1f} s")
-    # A machine that does other work besides may take a little longer to send them.
-    assert fed.rate_reached >= 6_000
     refold = exact(here)
     assert len(refold.alerts) > 20
     whole = dict(refold.topics)
@@ -59,7 +57,6 @@ def test_twenty_kills_at_eight_thousand_records_a_second(site: Make) -> None:
     killed = here.kills(20, seed=1, seconds=(0.5, 4.0))
     fed.done()
     say(f"fed at {fed.rate_reached:,.0f} records/s; killed {killed}; SIGTERM took {here.finish(400):.1f} s")
-    assert fed.rate_reached >= 6_000
     assert sum(killed.values()) == 20
     assert set(killed) == {"ingest", "actor", "object", "judges"}
     exact(here)
@@ -119,7 +116,7 @@ def test_a_block_at_which_the_core_raises_stops_its_stage_the_third_time_until_i
     here.feed(4_000, 4_000).done()
     until(lambda: not objects.wanted, "the stage has stopped for good", 120.0)
     assert objects.exits == [75, 75, 4]
-    assert f"tocsin skip object 1 {at}" in objects.lines()[-1]["message"]
+    assert f"tocsin skip object 1 {at}" in objects.why(4)
     # Nobody else is kept from working, and nothing but this block is put aside.
     assert "ends at" in here.command("skip", "object", "1", str(at + 10_000), code=5)
     assert "will be put aside" in here.command("skip", "object", "1", str(at))
@@ -128,7 +125,7 @@ def test_a_block_at_which_the_core_raises_stops_its_stage_the_third_time_until_i
     unread = here.send(here.topics.by_object, 0, newer(here, 0))
     until(lambda: not objects.wanted, "the stage has stopped for good", 120.0)
     assert objects.exits[-1] == 4
-    sentence = objects.lines()[-1]["message"]
+    sentence = objects.why(4)
     assert "block of version 9; this release reads 1 to 1" in sentence
     assert f"tocsin skip object 0 {unread}" in sentence
     assert "will be put aside" in here.command("skip", "object", "0", str(unread))
@@ -154,7 +151,8 @@ def test_a_quiet_partition_hears_what_time_it_is_and_its_alerts_close(site: Make
         for messages in read_topic(here, here.topics.alerts).values():
             for message in messages:
                 alert = ocsf.alert_of(message.value or b"")
-                if not alert.notice:  # what the watch says of us has another end
+                # What the watch says of us has another end, and a slow attack is over after two days of event time.
+                if not alert.notice and alert.line == "main":
                     last[alert.uid] = max(last.get(alert.uid, alert), alert, key=lambda each: each.revision)
         return len(last) > 3 and all(alert.activity == "close" for alert in last.values())
 

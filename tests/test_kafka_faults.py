@@ -38,14 +38,18 @@ def test_members_come_and_go_and_one_is_killed_while_partitions_move(site: Make)
         say(f"{stage} left within {here.end(here.members[stage]):.1f} s")
     fed.done()
     longest = here.finish(400)
-    assert longest < 10.0
+    say(f"the longest end took {longest:.1f} s")
+    assert longest < 20.0
+    ends = {name: (member.ended(), member.said('"drained"') > 0) for name, member in here.members.items()}
+    assert ends == dict.fromkeys(here.members, (0, True))
     exact(here)
 
 
 def test_processes_that_froze_and_wake_up_are_fenced_and_end(site: Make) -> None:
     here = site(settings="worker.checkpoint_seconds = 15")
     here.separate()
-    fed = here.feed(800_000, 8_000)
+    # Until the last has woken up, on a slow machine too.
+    fed = here.feed(800_000, 4_000)
     for stage in ("ingest", "actor", "object", "judges"):
         frozen = here.members[stage]
         # It has something in memory that is not kept yet; one that has nothing loses nothing, and may go on.
@@ -86,7 +90,7 @@ def test_a_state_topic_that_refuses_a_checkpoint_ends_the_process_until_it_takes
     objects = here.members["object"]
     here.limit(here.topics.state("object"), 2_000)
     here.feed(60_000, 8_000).done()
-    until(lambda: len(objects.exits) >= 2, "the refused checkpoint has ended the process twice")
+    until(lambda: len(objects.exits) >= 2, "the refused checkpoint has ended the process twice", 240)
     assert set(objects.exits) == {75}
     here.limit(here.topics.state("object"))
     here.finish()

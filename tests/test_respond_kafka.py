@@ -26,8 +26,8 @@ from tests.broker import Broker, Running, own_broker
 from tests.chaos import until
 from tests.respond_stage import OURS, TTL, Station, finding
 
-#: Nobody's by convention.
-PORT = 19_471
+#: Nobody's by convention, and below those that brokers take.
+PORT = 14_471
 
 
 def finding_time(later: int) -> int:
@@ -104,7 +104,7 @@ def test_what_is_not_ours_is_refused_what_is_replayed_observed_what_is_old_propo
     with urllib.request.urlopen(f"http://127.0.0.1:{PORT}/readyz") as answer:
         assert json.load(answer)["ready"]
     code, seconds = own.stop()
-    assert (code, seconds < 10) == (0, True)
+    assert (code, seconds < 20) == (0, True)
     rows = len(own.rows())
     own.start()
     own.send(finding("a3", "later"))
@@ -191,6 +191,8 @@ def test_a_later_responder_ends_the_earlier_ones_anchors(own: Station, tmp_path_
         own.send(finding("a1"))
         assert own.died() == 4
         assert "another responder has taken over" in own.log
+        # The first may be the earlier one's.
+        own.send(finding("a2", "trainer-1"))
         other.until("verified")
         assert other.stop()[0] == 0
 
@@ -202,18 +204,19 @@ def test_with_the_broker_gone_what_is_due_ends_and_with_it_back_the_next_alert_i
         own.send(finding("a1"))
         own.until("verified")
         assert own.stop()[0] == 0
-        # It takes the present for some seconds before the containment's end.
-        own.start(later=TTL - 10)
+        # It takes the present for some seconds before the containment's end, enough to kill the broker first.
+        own.start(later=TTL - 40)
         assert own.off
         broker.kill()
         until(lambda: own.off == {}, "taken back without a broker")
         assert not own.ended()
         broker.start()
-        own.send(finding("a2", "trainer-1", time=finding_time((TTL - 10) * SECOND)))
+        own.send(finding("a2", "trainer-1", time=finding_time((TTL - 40) * SECOND)))
         own.until("verified", 2)
         broker.kill()
         code, seconds = own.stop()
-        assert (code, seconds < 10) == (0, True)
+        # The anchor, the consumer and the producer of a broker that is gone may use up the time there is to drain.
+        assert (code in (0, 75), seconds < 20) == (True, True)
         broker.start()
         own.start()
         code, _ = own.stop()
