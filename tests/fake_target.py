@@ -100,7 +100,7 @@ class FarTarget:
         return Prepared("already", "is off") if self._name(action) in self._state()["off"] else Prepared("ready", "", {"v": 1})
 
     def apply(self, action: Action) -> Applied:
-        httpx.put(f"{self._url}/{self._name(action)}/{action.id}", trust_env=False)
+        httpx.put(f"{self._url}/{self._name(action)}/{action.id}", trust_env=False, timeout=60)
         return Applied("applied", "switched off")
 
     def verify(self, action: Action) -> Verified:
@@ -108,7 +108,7 @@ class FarTarget:
         return Verified("verified" if there else "not-effective", "looked")
 
     def undo(self, action: Action) -> Undone:
-        httpx.delete(f"{self._url}/{self._name(action)}/{action.id}", trust_env=False)
+        httpx.delete(f"{self._url}/{self._name(action)}/{action.id}", trust_env=False, timeout=60)
         return Undone("undone", "switched on")
 
     def verify_undone(self, action: Action) -> Verified:
@@ -125,7 +125,7 @@ class FarTarget:
         return action.target.partition(":")[2].replace("/", "-")
 
     def _state(self) -> dict[str, Any]:
-        state: dict[str, Any] = httpx.get(self._url + "/", trust_env=False).json()
+        state: dict[str, Any] = httpx.get(self._url + "/", trust_env=False, timeout=60).json()
         return state
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -18,6 +19,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,7 @@ BUILD_TIMEOUT = 6000
 #: Longest a component may take to answer, in seconds: on a busy machine of two cores it is about ten.
 START_TIMEOUT = 120
 ADMIN = "admin-token"
+_given: set[int] = set()
 #: Stages of kwok, from its own module: nodes ready with a lease, pods running at once and gone at once.
 STAGES = (
     "node/fast/node-initialize",
@@ -121,11 +124,13 @@ def build() -> dict[str, Path]:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    """A port of 127.0.0.1 that nobody listens on now and no other call was given, below those that outgoing connections take."""
+    while True:
+        port = random.randrange(15_000, 32_000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            if port not in _given:
+                _given.add(port)
+                return port
 
 
 def until(what: str, holds: Callable[[], Any], seconds: float = START_TIMEOUT) -> Any:

@@ -55,9 +55,15 @@ class Stage:
             text = _CRD.format(group=group, version=version, kind=kind, plural=plural, scope=scope, singular=kind.lower())
             kube.apply(text)
         root = f"/apis/kueue.x-k8s.io/v1beta2/namespaces/{self.namespace}/workloads"
+        policies = "/apis/cilium.io/v2/ciliumclusterwidenetworkpolicies"
         until("Kueue's stand-in is served", lambda: kube.call("GET", root).is_success)
-        until("Cilium's stand-in is served", lambda: kube.call("GET", "/apis/cilium.io/v2/ciliumclusterwidenetworkpolicies").is_success)
-        self.adapter = self.adapted(kube.token("tocsin", "responder"))
+        until("Cilium's stand-in is served", lambda: kube.call("GET", policies).is_success)
+        token = kube.token("tocsin", "responder")
+        # One path of each role: the server learns of a role and of its binding a moment after both are made.
+        granted = [self.path("networkpolicies"), self.path("jobs", "none"), self.path("secrets", "none"), "/api/v1/nodes/none"]
+        granted.append(f"{policies}/tocsin-quarantine")
+        until("the roles are known", lambda: all(kube.call("GET", path, token=token).status_code in (200, 404) for path in granted))
+        self.adapter = self.adapted(token)
 
     def ship(self, *names: str) -> None:
         """Apply files of ``deploy/kubernetes``."""
@@ -68,7 +74,9 @@ class Stage:
         """The adapter with a token."""
         path = self.folder / f"token-{next(_ids)}"
         path.write_text(token)
-        given = {"token_cache_seconds": 0, "cilium_seconds": 0, **chosen}
+        # On a busy machine of two cores an answer takes seconds.
+        patient: dict[str, Any] = {"timeout_seconds": 60, "deadline_seconds": 120}
+        given = {"token_cache_seconds": 0, "cilium_seconds": 0, **patient, **chosen}
         settings = KubernetesSettings(url=self.kube.url, ca_file=str(self.kube.ca), token=Secret(file=str(path)), **given)
         self._adapters.append(Kubernetes(settings))
         return self._adapters[-1]

@@ -50,7 +50,8 @@ def test_spread_over_partitions_every_stage_has_its_share(figures: dict[str, Any
     assert figures["spread"]["1"]["busiest"] == {"actor": 1.0, "object": 1.0, "fuse": 1.0}
     assert figures["recovery"]["identities"] == 1_800
     plan = figures["model"]["at_events_per_second"]
-    assert plan["1000000"]["cores"] == pytest.approx(100 * plan["10000"]["cores"], rel=0.1)
+    # Both are rounded to a tenth of a core, on a fast machine a good part of the smaller one.
+    assert plan["1000000"]["cores"] == pytest.approx(100 * plan["10000"]["cores"], abs=5.1)
 
 
 def test_everyone_is_remembered_with_two_pairs_each(figures: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -119,7 +120,7 @@ def test_inputs_that_are_no_traces_get_a_sentence_and_their_exit_code(tmp_path: 
     empty = tmp_path / "empty.log"
     empty.touch()
     binary = tmp_path / "binary.log"
-    binary.write_bytes(os.urandom(5000))
+    binary.write_bytes(random.Random(1).randbytes(5000))
     zeros = tmp_path / "zeros.log"
     zeros.write_bytes(b"\0" * 5000)
     hubble = tmp_path / "hubble.jsonl"

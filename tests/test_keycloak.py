@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+from base64 import urlsafe_b64decode
 from typing import Any
 
 import pytest
@@ -28,7 +30,8 @@ def test_introspection_calls_a_live_token_inactive_where_the_asking_client_is_no
 def test_an_offline_session_survives_a_logout_with_tokens_of_the_same_second(realm: Realm) -> None:
     name = realm.person()
     identifier = realm.user(name)["id"]
-    for _ in range(5):
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
         new_second()
         tokens = realm.login(name, "openid offline_access")
         realm.ask("POST", f"/users/{identifier}/logout")
@@ -117,12 +120,15 @@ def test_a_login_after_the_revocation_is_not_ended_by_a_repeated_call(realm: Rea
 
 def test_tokens_of_a_service_account_of_the_very_second_are_killed_by_a_second_call(realm: Realm) -> None:
     client, adapter = realm.robot(), realm.adapter()
-    for _ in range(5):
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
         new_second()
         token = realm.own_token(client)
         ready = prepared(adapter, "revoke_sessions", f"client:{client}")
         first = adapter.apply(ready)
-        if first.status == "unknown":
+        # That it is unknown says that the look and the logout fell into one second: the token may be of the one before.
+        claims = json.loads(urlsafe_b64decode(token.split(".")[1] + "=="))
+        if first.status == "unknown" and claims["iat"] == (ready.snapshot or {})["now"]:
             break
     else:
         pytest.fail("never within one second")

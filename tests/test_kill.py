@@ -60,7 +60,7 @@ def test_t7_killed_at_a_boundary_there_is_one_effect_and_it_ends_in_time(stage: 
     assert stage.lives.run(*command, crash="" if undoing else boundary) == (0 if undoing else -9)
     assert stage.lives.run(*command) == 0
     assert len(stage.off) == 1, "contained once"
-    assert stage.lives.run(*command, later=TTL - 60) == 0
+    assert stage.lives.run(*command, later=TTL - 900) == 0
     assert len(stage.off) == 1, "not before its time"
     assert stage.lives.run(*command, crash=boundary if undoing else "", later=TTL + 1) == (-9 if undoing else 0)
     assert stage.lives.run(*command, later=TTL + 1) == 0

@@ -122,10 +122,10 @@ def test_without_any_one_right_something_is_refused(stage: Stage, name: str, rul
         stage.kube.ask("DELETE", f"{bound}/{other}")
     try:
         stage.kube.merge(path_of(stage, name), {"rules": less})
-        assert until("a refusal", lambda: refusals(stage, name), 20)
+        assert until("a refusal", lambda: refusals(stage, name))
     finally:
         stage.kube.merge(path_of(stage, name), {"rules": whole})
-        until("the role is whole", lambda: not refusals(stage, name), 20)
+        until("the role is whole", lambda: not refusals(stage, name))
         if stage.kube.call("GET", cilium := "/apis/cilium.io/v2/ciliumclusterwidenetworkpolicies/tocsin-quarantine").is_success:
             stage.kube.ask("DELETE", cilium)
 
@@ -193,7 +193,7 @@ def test_the_admission_policy_confines_the_responder_to_its_fields_and_nobody_el
     where = {plural: stage.path(plural, name) for plural in ("pods", "jobs", "workloads")} | {"nodes": node}
     try:
         first = {"metadata": {"labels": {"app": "other"}}}
-        until("the policy is active", lambda: asked(stage, token, "PATCH", where["pods"] + "?dryRun=All", first) == 422, 20)
+        until("the policy is active", lambda: asked(stage, token, "PATCH", where["pods"] + "?dryRun=All", first) == 422)
         found = [asked(stage, token, "PATCH", where[plural] + "?dryRun=All", patch) for plural, patch in FORBIDDEN]
         assert found == [422] * len(FORBIDDEN)
         others = [asked(stage, ADMIN, "PATCH", where[plural] + "?dryRun=All", patch) for plural, patch in FORBIDDEN]

@@ -94,7 +94,7 @@ class Untouchable(Lab):
 def test_a_locked_table_lets_nothing_happen(postgres_url: str, database: sa.Connection) -> None:
     world = Untouchable(lab().settings)
     before = world.target.dump()
-    with Ledger(postgres_url, wait_seconds=0.2) as ledger:
+    with Ledger(postgres_url) as ledger:
         responder = Responder(table("isolate_pod"), [world], ledger)
         locker = database.engine.connect().execution_options(isolation_level="READ COMMITTED")
         with locker, locker.begin():
@@ -107,7 +107,7 @@ def test_a_locked_table_lets_nothing_happen(postgres_url: str, database: sa.Conn
 def test_a_database_that_goes_away_lets_nothing_happen_and_nothing_is_lost(postgres: Postgres, postgres_url: str) -> None:
     world = Untouchable(lab().settings)
     before = world.target.dump()
-    with Ledger(postgres_url, wait_seconds=0.5) as ledger:
+    with Ledger(postgres_url) as ledger:
         responder = Responder(table("isolate_pod"), [world], ledger)
         ledger.append([entry(1)])
         postgres.stop()

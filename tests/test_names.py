@@ -2,11 +2,13 @@ import unicodedata
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from connectors.names import KINDS, LONGEST, BadName, Names, clean, identity, stable_hash
 from connectors.sources._short import KEPT, ShortTexts, addresses
+
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @pytest.mark.parametrize(
@@ -85,6 +87,7 @@ def test_an_unknown_kind_is_a_fault_of_the_caller() -> None:
         Names().of("address")
 
 
+@PATIENT
 @given(st.sampled_from(sorted(KINDS)), st.text(max_size=30))
 def test_a_normalised_identity_is_its_own_normal_form(kind: str, text: str) -> None:
     try:
@@ -156,6 +159,7 @@ def test_a_restart_is_due_after_as_many_new_texts_or_spellings_as_the_limit_allo
     assert [(names.code(text), names.full)[1] for text in "wxyz"] == [False, False, False, True]
 
 
+@PATIENT
 @given(st.lists(st.tuples(st.sampled_from(["code", "passing", "restart"]), st.integers(0, 20)), max_size=60))
 def test_every_valid_code_means_its_text_however_often_the_dictionary_starts_afresh(steps: list[tuple[str, int]]) -> None:
     names = Names()
@@ -190,7 +194,7 @@ def test_hashes_are_the_same_in_every_process_and_follow_the_table_as_it_grows()
 TEXTS = st.lists(st.sampled_from(["", "a", "\0a", "a\0", "x" * KEPT, "x" * (KEPT + 1), "é", "a\nb", "10.0.0.1"]) | st.text(max_size=20))
 
 
-@settings(deadline=None)  # the first call compiles
+@PATIENT  # the first call compiles
 @given(st.lists(TEXTS, max_size=4), st.integers(1, 6))
 def test_the_table_of_short_texts_answers_as_a_dictionary_would(batches: list[list[str]], limit: int) -> None:
     known: dict[str, int] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,7 @@ def test_the_band_is_made_of_the_past_alone() -> None:
 
 
 def test_each_alert_is_drawn_by_what_made_it_strange(gathered: Gathered) -> None:
-    alert: Alert = gathered.survey.alerts[0]
+    alert: Alert = copy.deepcopy(gathered.survey.alerts[0])
     wanted = {"fan_out": "partners", "bytes_out": "bytes", "pair_rate": "events", "egress": "bytes"}
     for signal, field in wanted.items():
         alert.evidence[0].reasons[0].signal = signal
@@ -156,6 +157,7 @@ def browser() -> Any:
 
 def opened(browser: Browser, path: Path, width: int, scheme: Any) -> tuple[Page, Seen]:
     context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme, offline=True)
+    context.set_default_timeout(120_000)
     tab = context.new_page()
     seen = Seen(tab)
     tab.goto(address(path))

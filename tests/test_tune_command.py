@@ -95,14 +95,15 @@ def test_progress_is_drawn_on_a_terminal_alone(terminal: bool, quiet: bool, tmp_
     with os.fdopen(theirs, "w") if terminal else (tmp_path / "err").open("w") as stream:
         monkeypatch.setattr(sys, "stderr", stream)
         trials_of(Subject(paths=[]), [A, *sweep(A, "budget.alerts_per_day=7")], 1, quiet=quiet)
-        stream.flush()
-        os.set_blocking(ours, False)
-        try:
-            seen = os.read(ours, 1 << 16).decode() if terminal else (tmp_path / "err").read_text()
-        except BlockingIOError:
-            seen = ""
-        finally:
-            os.close(ours)
+    drawn = b"" if terminal else (tmp_path / "err").read_bytes()
+    try:
+        while terminal and (piece := os.read(ours, 1 << 16)):
+            drawn += piece
+    except OSError:  # the other side is closed
+        pass
+    finally:
+        os.close(ours)
+    seen = drawn.decode()
     assert ("budget.alerts_per_day=7" in seen and "%" in seen) == (terminal and not quiet)
     assert terminal or seen == ""
 

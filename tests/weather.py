@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Event
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
@@ -24,7 +24,7 @@ from connectors.containment.mlflow import Mlflow, MlflowSettings
 from connectors.containment.slurm import Slurm, SlurmSettings
 
 #: Longest pause that the adapters under test bear, in seconds: the slow target pauses three times as long.
-PATIENCE = 0.5
+PATIENCE = 5
 
 #: Headers of an answer that breaks off: more is announced than comes.
 _BROKEN = {"Content-Length": "1000", "Connection": "close"}
@@ -66,6 +66,8 @@ class Weather(Fake):
         self.every: Fault | None = None
         self.reads: Fault | None = None
         self.written = 0
+        #: Nobody waits any more for an answer that is late.
+        self.over = Event()
 
     def clear(self) -> None:
         """Good weather from now on."""
@@ -75,7 +77,7 @@ class Weather(Fake):
         """As a server: a late answer comes late, and holds up no other."""
         given, fault = self._struck(ask)
         if fault.late:
-            time.sleep(3 * PATIENCE)
+            self.over.wait(3 * PATIENCE)
         return given
 
     def transport(self) -> httpx.MockTransport:
@@ -154,6 +156,7 @@ def on_the_wire(name: str) -> Iterator[Outdoors]:
             yield Outdoors(made, weather, fake.state)
         finally:
             made.close()
+            weather.over.set()
 
 
 #: Adapter, verb and target of everything that is rehearsed.
