@@ -24,7 +24,7 @@ from connectors.containment.mlflow import Mlflow, MlflowSettings
 from connectors.containment.slurm import Slurm, SlurmSettings
 
 #: Longest pause that the adapters under test bear, in seconds: the slow target pauses three times as long.
-PATIENCE = 5
+PATIENCE = 2
 
 #: Headers of an answer that breaks off: more is announced than comes.
 _BROKEN = {"Content-Length": "1000", "Connection": "close"}
