@@ -63,8 +63,9 @@ class _Visit:
 
     def configure(self, config: Config) -> None:
         """Take over what may change while it runs."""
-        self.patterns = config.identities.restricted
-        self._restricted = Marks(lambda name: any(fnmatchcase(name, pattern) for pattern in self.patterns))
+        patterns = self.patterns = config.identities.restricted
+        # Not of ``self``: profiles in a cycle would stay in memory long after their partition has gone.
+        self._restricted = Marks(lambda name: any(fnmatchcase(name, pattern) for pattern in patterns))
         self.changes = Changes(config)
 
     @property

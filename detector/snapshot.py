@@ -8,7 +8,8 @@ them, and without memory for a second million, unless all may change at once: th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+import weakref
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 import numpy as np
@@ -90,6 +91,17 @@ class _Aside:
         return self._chunks.pop(number, None) or self._copied(number)
 
 
+def _weakly(put: Callable[[np.ndarray | None], None]) -> Callable[[np.ndarray | None], None]:
+    """The method, for as long as its object is there: a copy that is given up must not keep the table in memory, nor copy on."""
+    held = weakref.WeakMethod(put)
+
+    def call(slots: np.ndarray | None) -> None:
+        if found := held():
+            found(slots)
+
+    return call
+
+
 class Snapshot:
     """The state of a stage as it is when this is made. ``written``: what the last copy left of each record that is no chunk, by key,
     as hashes, and which tables it has written; it is brought up to date."""
@@ -104,7 +116,7 @@ class Snapshot:
             written[table.name] = b""
             table.changed[:] = False
             aside = _Aside(table, changed)
-            table.before_change = aside.put
+            table.before_change = _weakly(aside.put)
             self._tables.append(aside)
             counts[table.name] = chunks
         self._blobs = list(stage.copies())

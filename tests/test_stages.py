@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 
 from connectors import ocsf
@@ -178,3 +181,25 @@ def test_an_alert_that_played_back_records_had_a_part_in_says_so_and_no_other_do
     for alert in told["played"]:
         alert.replayed = False
     assert told["played"] == told["live"]
+
+
+def test_profiles_leave_memory_with_the_partition_they_are_of() -> None:
+    logs = Logs(config(), 2)
+    for part in whole_records(log(900), 50):
+        logs.ingest(part)
+    logs.drain()
+    tables = [weakref.ref(table) for worker in logs.workers.values() for table in worker.stage.tables()]
+    assert len(tables) > 10
+    gc.collect()
+    gc.disable()
+    try:
+        for worker in logs.workers.values():
+            # Amid a checkpoint, of which a part is written.
+            worker.begin_checkpoint()
+            assert worker.snapshot is not None
+            next(worker.snapshot.records())
+            worker.open()
+        del worker
+        assert [table() for table in tables if table() is not None] == []
+    finally:
+        gc.enable()
