@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 from collections.abc import Collection
 
 from connectors.event import Block
@@ -28,7 +27,6 @@ def warm(config: Config, stages: Collection[str]) -> None:
     if not _VISITS.isdisjoint(stages):
         with contextlib.suppress(Exception):
             _visit(config, stages)
-    _settle()
 
 
 def _decoded(source: type[Source]) -> Block:
@@ -52,11 +50,3 @@ def libraries(stages: Collection[str]) -> None:
         import sklearn.cluster  # noqa: F401  for peer groups
     if "object" in stages:
         import river.drift  # noqa: F401  for levels that move
-    _settle()
-
-
-def _settle() -> None:
-    """Have Python's collector pass over what is loaded: a quarter of a million objects that never go, which it would else look through
-    for a sixth of a second now and then, while all else stands still."""
-    gc.collect()
-    gc.freeze()
