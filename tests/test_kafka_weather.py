@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -75,6 +76,8 @@ def test_wrong_credentials_end_it_at_once_and_right_ones_or_a_certificate_do_not
         until(worker.at_work, "it is at work", 240)
         here.feed(2_000, 2_000, seed=1).done()
         here.finish()
+        # asyncio waits half a minute for a TLS peer's goodbye, and to open a partition takes clients that are closed.
+        assert all(float(seconds) < 25 for seconds in re.findall(r"open at \d+ after ([\d.]+) s", worker.log.read_text()))
         exact(here)
 
 
