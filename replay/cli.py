@@ -25,6 +25,7 @@ from connectors.trace import TraceError
 from detector.checkpoint import StateError
 from detector.config import ConfigError, read
 from detector.ledger import LedgerFailed
+from detector.memory import give_back
 from detector.respond import observer
 from replay import approvals, control, dlq, inputs, kpi, ledger, policy, respond, screen, state, to_kafka
 from replay.accept import accept
@@ -263,6 +264,7 @@ def _version() -> str:
 
 def main() -> None:
     """Run the command."""
+    give_back()
     asyncio.set_event_loop_policy(Policy())
     app()
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from detector.memory import give_back
 from tests.kube import kube as kube
 from tests.servers import keycloak as keycloak
 from tests.servers import postgres as postgres
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from tests.chaos import Site
     from tests.keycloak_stage import Realm
     from tests.servers import Keycloak
+
+
+# Tests make and drop many tables of profiles in this one process.
+give_back()
 
 
 @pytest.fixture(scope="session")
