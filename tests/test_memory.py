@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-#: Run in a process of its own: whether a large array is by itself, after a larger one was freed. The C library counts the bytes of those
-#: that are in ``hblkhd``, the fifth number.
+#: Run in a process of its own: whether a large array is by itself, after a larger one was freed. The C library counts the bytes of such
+#: arrays in ``hblkhd``, the fifth number.
 BY_ITSELF = """
 import ctypes, sys
 import numpy as np
