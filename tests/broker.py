@@ -18,11 +18,9 @@ from __future__ import annotations
 import argparse
 import base64
 import os
-import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -36,6 +34,7 @@ from typing import NoReturn, Self
 import pytest
 
 from tests.certificates import Authority
+from tests.ports import free_port
 
 _POM = Path(__file__).with_name("kafka-broker.pom.xml")
 _READY = b"Kafka Server started"
@@ -125,21 +124,6 @@ def _jars() -> Path:
     return kept
 
 
-def _free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on, below those that outgoing connections take.
-
-    While a broker is down its clients go on knocking; from a port of that range one could meet itself there and hold the broker's port.
-    """
-    held: list[socket.socket] = []
-    while len(held) < count:
-        with suppress(OSError):
-            held.append(socket.create_server(("127.0.0.1", random.randrange(15_000, 32_000))))
-    ports = [each.getsockname()[1] for each in held]
-    for each in held:
-        each.close()
-    return ports
-
-
 class Broker:
     """One broker of our own. Ready to use once made; a context manager that stops it and removes its folder.
 
@@ -163,7 +147,7 @@ class Broker:
         self.folder = Path(tempfile.mkdtemp(prefix="tocsin-kafka-"))
         self.log = self.folder / "broker.log"
         names = ["plaintext", "controller", *(SECURE if secure else ())]
-        self.addresses = {name: f"127.0.0.1:{port}" for name, port in zip(names, _free_ports(len(names)), strict=True)}
+        self.addresses = {name: f"127.0.0.1:{free_port()}" for name in names}
         controller = self.addresses.pop("controller")
         self.bootstrap = self.addresses["plaintext"]
         self.authority = Authority(self.folder)

@@ -10,16 +10,13 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import random
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +27,8 @@ import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from tests.ports import free_port
+
 KUBERNETES, ETCD, KWOK = "1.36.3", "3.6.16", "0.8.0"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tocsin" / "kube"
 #: Longest a build of one component may take, in seconds: ten times what it takes on two cores.
@@ -37,7 +36,6 @@ BUILD_TIMEOUT = 6000
 #: Longest a component may take to answer, in seconds: on a busy machine of two cores it is about ten.
 START_TIMEOUT = 120
 ADMIN = "admin-token"
-_given: set[int] = set()
 #: Stages of kwok, from its own module: nodes ready with a lease, pods running at once and gone at once.
 STAGES = (
     "node/fast/node-initialize",
@@ -121,16 +119,6 @@ def build() -> dict[str, Path]:
                 make(Path(work), Path(work) / "made")
                 (Path(work) / "made").rename(CACHE / name)
     return {name.rpartition("-")[0]: CACHE / name for name in PARTS}
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on now and no other call was given, below those that outgoing connections take."""
-    while True:
-        port = random.randrange(15_000, 32_000)
-        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            if port not in _given:
-                _given.add(port)
-                return port
 
 
 def until(what: str, holds: Callable[[], Any], seconds: float = START_TIMEOUT) -> Any:

@@ -25,7 +25,8 @@ import httpx
 import psycopg
 import pytest
 
-from tests.kube import free_port, until
+from tests.kube import until
+from tests.ports import free_port
 
 #: Where Debian keeps what is not on the path.
 _DEBIAN = Path("/usr/lib/postgresql")
